@@ -1,0 +1,57 @@
+"""Everything the gate raises.
+
+One root, `SpendgateError`, so that an application can catch the gate's errors without catching its own.
+A denial is not an error: it is a `Decision`.
+"""
+
+from __future__ import annotations
+
+
+class SpendgateError(Exception):
+    """Root of all errors of this package."""
+
+
+class InvalidEvent(SpendgateError):
+    """The event can't be decided; nothing was written.
+
+    `field` is the path of the offending field in the event as the caller wrote it (`quantities.tokens.input`,
+    `metadata.model`); `expected` completes the sentence "<field> must be ...".
+    """
+
+    def __init__(self, field: str, expected: str) -> None:
+        super().__init__(f"{field} must be {expected}")
+        self.field = field
+        self.expected = expected
+
+
+class UnknownMeter(InvalidEvent):
+    """The policy document declares no such meter."""
+
+    def __init__(self, field: str, meter: str) -> None:
+        super().__init__(field, f"a meter of the policy document; {meter!r} is none")
+        self.meter = meter
+
+
+class Conflict(SpendgateError):
+    """The same `event_id` was allowed before with other content; nothing was done."""
+
+    def __init__(self, customer_id: str, event_id: str) -> None:
+        super().__init__(
+            f"event_id {event_id!r} of customer {customer_id!r} was already allowed with other meters, "
+            "quantities or metadata; nothing was done"
+        )
+        self.customer_id = customer_id
+        self.event_id = event_id
+
+
+class NotPrepared(SpendgateError):
+    """Redis holds no Spendgate installation, or no policy document was loaded yet."""
+
+
+class WrongPolicy(SpendgateError):
+    """A policy, state or override could not be written: what is there is newer, or the input is malformed."""
+
+
+class GateUnavailable(SpendgateError):
+    """Redis did not answer within the deadline. The event may or may not have been debited:
+    retry with the same `event_id`, which is debited once."""

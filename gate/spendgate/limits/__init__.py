@@ -1,0 +1,28 @@
+"""The limit kinds. Each kind is a module here with its Lua twin beside it; this file is the wiring.
+
+A kind is a frozen struct with `check` (one event against one counter) and `exhaustion` (does it stop the customer
+whatever is asked). `scripts/` concatenates the `.lua` files, and a property test holds the twins equal.
+"""
+
+from __future__ import annotations
+
+from spendgate.limits.credits import Credits, Weight
+from spendgate.limits.per_event import PerEvent
+from spendgate.limits.quota import Quota, Threshold
+from spendgate.limits.rate import Rate
+from spendgate.limits.result import MAX_COUNTER, LimitResult
+
+Limit = Quota | Credits | Rate | PerEvent
+"""Every limit kind, told apart by its `kind` field when encoded."""
+
+__all__ = [
+    "MAX_COUNTER",
+    "Credits",
+    "Limit",
+    "LimitResult",
+    "PerEvent",
+    "Quota",
+    "Rate",
+    "Threshold",
+    "Weight",
+]

@@ -1,0 +1,60 @@
+"""`per_event`: the largest single event, by quantity or by a numeric metadata field such as `context_window`.
+
+It keeps no counter and changes no customer state: a smaller event may follow at once.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from spendgate.errors import InvalidEvent
+from spendgate.event import MAX_NUMBER, UsageEvent
+from spendgate.limits.check import Check, Context, Exhaustion, amount_of
+from spendgate.limits.result import Denial, LimitResult, Mode
+
+
+class PerEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="per_event"):
+    """At most `max` units of `meters` in one event, or at most `max` in metadata `field` when that is set.
+    An event without the field, or that touches none of the meters, is not concerned."""
+
+    id: str
+    meters: tuple[str, ...]
+    unit: str
+    max: int
+    field: str | None = None
+    when_exceeded: Denial = "stop"
+    mode: Mode = "enforce"
+
+    def check(self, event: UsageEvent, stored: object, context: Context) -> Check:  # noqa: ARG002
+        amount = amount_of(event, self.meters)
+        if amount and self.field is not None:
+            amount = _whole_number(self.field, event.metadata.get(self.field))
+        line = LimitResult(
+            id=self.id,
+            kind="per_event",
+            result="not_applicable",
+            unit=self.unit,
+            mode=self.mode,
+            when_exceeded=self.when_exceeded,
+            meters=self.meters,
+            amount=amount,
+            limit=self.max,
+            field=self.field,
+        )
+        if not amount:
+            return Check(line)
+        if amount <= self.max:
+            return Check(msgspec.structs.replace(line, result="pass"))
+        return Check(msgspec.structs.replace(line, result="deny"), reason="event_too_large")
+
+    def exhaustion(self, stored: object, context: Context) -> Exhaustion | None:  # noqa: ARG002
+        return None
+
+
+def _whole_number(field: str, value: object) -> int:
+    """0 stands for an absent field. A float with a whole value counts, as Lua can't tell it from an integer."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or value < 0:
+        raise InvalidEvent(f"metadata.{field}", f"a whole number from 0 to {MAX_NUMBER}")
+    return int(value)
