@@ -49,17 +49,25 @@ class Override(msgspec.Struct, frozen=True, omit_defaults=True):
     bypass: tuple[str, ...] = ("*",)
 
 
+class OverrideSet(msgspec.Struct, frozen=True, array_like=True):
+    """All overrides of one customer, as stored; `version` only grows."""
+
+    version: int
+    overrides: tuple[Override, ...]
+
+
 class Standing(msgspec.Struct, frozen=True, array_like=True):
     """The customer's enforcement as of the last write. `next_change_at_us` is when it would change by itself (0:
     never); `version` grows with each change that flags must show; `override_units` counts, per override id, the
-    units it let through; `denials` counts, per rule, the denials of one second (rule, second, count, last id)."""
+    units it let through; `denials` counts, per rule, the denials of one second: (rule, second, count, stream id of the
+    last one kept, outcome)."""
 
     state: CustomerState = "ok"
     throttled_until_us: int = 0
     next_change_at_us: int = 0
     version: int = 0
     override_units: tuple[tuple[str, int], ...] = ()
-    denials: tuple[tuple[str, int, int, str], ...] = ()
+    denials: tuple[tuple[str, int, int, str, str], ...] = ()
 
     def units_let_through(self, override_id: str) -> int:
         return next((units for name, units in self.override_units if name == override_id), 0)

@@ -36,7 +36,7 @@ class Exhaustion(msgspec.Struct, frozen=True):
 
 def amount_of(event: UsageEvent, meters: tuple[str, ...]) -> int:
     """Units of `event` in the given meters; 0 when the event does not touch them."""
-    return sum(quantity for meter, quantity in event.quantities.items() if meter in meters)
+    return sum(event.quantities.get(meter, 0) for meter in meters)
 
 
 def checked_sum(counter: int, amount: int, limit_id: str) -> int:

@@ -39,8 +39,9 @@ class Credits(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
     def cost_of(self, event: UsageEvent) -> int | None:
         """Micro-credits of `event`; None when a weight is missing. Raises InvalidEvent beyond 9×10^15."""
         cost = 0
-        for meter, quantity in event.quantities.items():
-            if meter not in self.meters:
+        for meter in self.meters:
+            quantity = event.quantities.get(meter)
+            if quantity is None:
                 continue
             weight = self._weight_of(meter, event.model or "")
             if weight is None:

@@ -1,0 +1,192 @@
+"""The writing side, for the daemon: policy state, overrides, external usage, and the streams behind them.
+
+Each write is one script that compares versions first, so a late or repeated writer changes nothing. Reading the
+outbox is for one reader, the store relay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Self
+
+import msgspec
+import redis.asyncio
+
+from spendgate.errors import GateUnavailable, NotPrepared, WrongPolicy
+from spendgate.keys import INSTALL_KEY, PARTITIONS, counters_key, partition_of, tag_of
+from spendgate.policy import EffectivePolicy
+from spendgate.script import PUT_EXTERNAL, PUT_OVERRIDES, PUT_STATE, REFRESH, SWEEP, Script
+from spendgate.state import Override, OverrideSet, PolicyState
+from spendgate.transport import Argument, RedisPyTransport, connect
+
+STREAM_START: Final = "0-0"
+SWEEP_BATCH: Final = 100
+HINTS_KEPT: Final = 1000
+
+StreamEntries = list[tuple[int, str, bytes]]
+"""(partition, stream id, value of the entry's first field)."""
+
+
+class Install(msgspec.Struct, frozen=True):
+    """`id` names this installation in UsageBox as `spendgate/<id>`."""
+
+    id: str
+    partitions: int
+
+
+class Control:
+    """Owns its connections. Methods raise GateUnavailable when Redis does not answer."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._redis = client
+        self._transport = RedisPyTransport(client)
+
+    @classmethod
+    def from_url(cls, url: str, *, timeout_seconds: float = 5.0) -> Self:
+        """Connects on first use. The timeout also bounds `block_ms` of the reads."""
+        return cls(connect(url, timeout_seconds))
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
+    async def prepare(self) -> Install:
+        """Make this Redis an installation, or recognise it as one. Idempotent; concurrent callers agree.
+
+        Raises NotPrepared when it was installed with another number of partitions.
+        """
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hsetnx(INSTALL_KEY, "id", secrets.token_hex(6))
+            pipe.hsetnx(INSTALL_KEY, "partitions", str(PARTITIONS))
+            pipe.hgetall(INSTALL_KEY)
+            *_, stored = await pipe.execute()
+        partitions = int(stored[b"partitions"])
+        if partitions != PARTITIONS:
+            raise NotPrepared(f"this Redis was installed with {partitions} partitions, this version uses {PARTITIONS}")
+        epoch_ms = time.time_ns() // 1_000_000
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for partition in range(PARTITIONS):
+                pipe.hsetnx(f"{tag_of(partition)}meta", "epoch", str(epoch_ms))
+                pipe.hsetnx(f"{tag_of(partition)}meta", "seq", "0")
+            await pipe.execute()
+        return Install(stored[b"id"].decode(), partitions)
+
+    async def put_default(self, policy: EffectivePolicy) -> None:
+        """Set what decides customers nobody knows."""
+        encoded, digest = policy.encode(), policy.digest
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for partition in range(PARTITIONS):
+                pipe.set(f"{tag_of(partition)}policy:{digest}", encoded)
+                pipe.set(f"{tag_of(partition)}default", digest)
+            await pipe.execute()
+
+    async def put_state(
+        self, customer_id: str, state: PolicyState, policy: EffectivePolicy, *, force: bool = False
+    ) -> bool:
+        """Write policy state; False when the same or a newer version is there. `force` writes an older one, which is
+        for an administrator after a restore. Raises WrongPolicy when the state names another policy."""
+        encoded = policy.encode()
+        if state.policy != policy.digest:
+            raise WrongPolicy(f"state names policy {state.policy}, given is {policy.digest}")
+        arguments = [_state_encoder.encode(state), state.policy, encoded, "1" if force else ""]
+        return bool(await self._write(PUT_STATE, customer_id, arguments))
+
+    async def put_overrides(self, customer_id: str, overrides: Sequence[Override], version: int) -> bool:
+        """Replace all overrides of a customer; False when that version or a newer one is there."""
+        encoded = _state_encoder.encode(OverrideSet(version, tuple(overrides)))
+        return bool(await self._write(PUT_OVERRIDES, customer_id, [encoded, version]))
+
+    async def put_external(
+        self, customer_id: str, limit_id: str, period_start_seconds: int, amount: int, requested_at_us: int
+    ) -> bool:
+        """Write usage recorded outside the gate, in the limit's unit; False when the period is not the open one, a
+        younger reading is there, or the policy has no such limit. `period_start_seconds` is ignored for credits."""
+        arguments: list[Argument] = [limit_id, period_start_seconds, amount, requested_at_us]
+        return bool(await self._write(PUT_EXTERNAL, customer_id, arguments))
+
+    async def refresh(self, customer_id: str, *, tell_flags: bool = False) -> None:
+        """Recompute the customer's standing now. Idempotent."""
+        await self._write(REFRESH, customer_id, ["1" if tell_flags else ""])
+
+    async def sweep(self, partition: int) -> int:
+        """Refresh customers of a partition whose standing changes by itself by now; how many there were (at most
+        SWEEP_BATCH: call again when it is that many)."""
+        tag = tag_of(partition)
+        return int(_checked(await self._transport.run(SWEEP, f"{tag}meta", [tag, SWEEP_BATCH])))
+
+    async def mark_mirrored(self, at_us: int) -> None:
+        """Note that policy state was compared with its source at this instant."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for partition in range(PARTITIONS):
+                pipe.hset(f"{tag_of(partition)}meta", "mirrored_at_us", str(at_us))
+            await pipe.execute()
+
+    async def hint(self, customer_id: str) -> None:
+        """Ask the mirror to fetch a customer soon. Hints are bounded; the mirror's polling is the truth."""
+        key = f"{tag_of(partition_of(customer_id))}hints"
+        await self._redis.xadd(key, {"c": customer_id}, maxlen=HINTS_KEPT, approximate=True)
+
+    async def read_hints(self, cursors: Mapping[int, str], block_ms: int | None = None) -> StreamEntries:
+        """Hints after the cursors (stream ids per partition, STREAM_START for all)."""
+        return await self._read("hints", cursors, HINTS_KEPT, block_ms)
+
+    async def read_feed(self, cursors: Mapping[int, str], block_ms: int | None = None) -> StreamEntries:
+        """Customers whose flags changed, after the cursors."""
+        return await self._read("feed", cursors, HINTS_KEPT, block_ms)
+
+    async def read_outbox(self, cursors: Mapping[int, str], count: int) -> StreamEntries:
+        """At most `count` records per partition after the cursors, in order within a partition."""
+        return await self._read("outbox", cursors, count, None)
+
+    async def trim_outbox(self, partition: int, upto_stream_id: str) -> int:
+        """Forget entries up to and including this id, which must be stored for good. Idempotent."""
+        key = f"{tag_of(partition)}outbox"
+        epoch, sequence = upto_stream_id.split("-")
+        return int(await self._redis.xtrim(key, minid=f"{epoch}-{int(sequence) + 1}", approximate=False))
+
+    async def outbox_length(self) -> int:
+        """Entries not yet trimmed, over all partitions."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for partition in range(PARTITIONS):
+                pipe.xlen(f"{tag_of(partition)}outbox")
+            return sum(await pipe.execute())
+
+    async def ping(self) -> None:
+        """Raises GateUnavailable when Redis does not answer."""
+        try:
+            await self._redis.execute_command("PING")
+        except (redis.exceptions.RedisError, OSError, asyncio.TimeoutError) as exc:
+            raise GateUnavailable(f"Redis does not answer: {exc}") from exc
+
+    @property
+    def redis(self) -> redis.asyncio.Redis:
+        """The client, for commands outside the gate's own keys (advice, health)."""
+        return self._redis
+
+    async def _write(self, script: Script, customer_id: str, arguments: Sequence[Argument]) -> Any:
+        tag = tag_of(partition_of(customer_id))
+        return _checked(await self._transport.run(script, counters_key(customer_id), [tag, customer_id, *arguments]))
+
+    async def _read(self, stream: str, cursors: Mapping[int, str], count: int, block_ms: int | None) -> StreamEntries:
+        partition_of_key = {f"{tag_of(partition)}{stream}".encode(): partition for partition in cursors}
+        streams = {f"{tag_of(partition)}{stream}": cursor for partition, cursor in cursors.items()}
+        reply = await self._redis.xread(streams, count=count, block=block_ms)
+        entries: StreamEntries = []
+        for key, items in reply.items() if isinstance(reply, dict) else reply or ():
+            for stream_id, fields in items:
+                entries.append((partition_of_key[key], stream_id.decode(), next(iter(fields.values()))))
+        return entries
+
+
+def _checked(reply: Any) -> Any:
+    if isinstance(reply, list) and reply[0] == b"error":
+        code, subject = reply[1].decode(), reply[2].decode()
+        if code in ("not_prepared", "no_policy"):
+            raise NotPrepared(f"Redis is not ready ({code} {subject}): call prepare and put_default first")
+        raise WrongPolicy(f"{code}: {subject}")
+    return reply
+
+
+_state_encoder = msgspec.msgpack.Encoder(order="deterministic")

@@ -1,0 +1,224 @@
+"""The answer to one event, as an application sees it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal
+
+from spendgate.decide import Outcome, Verdict
+from spendgate.keys import decision_id_of, partition_of
+from spendgate.limits.result import LimitResult
+from spendgate.policy import EffectivePolicy
+from spendgate.reasons import MICRO, Unblock, rfc3339, sentence_of, unblock_of
+from spendgate.record import Record, verdict_of
+from spendgate.snapshot import snapshot_of
+from spendgate.state import CustomerState
+
+Status = Literal["decided", "duplicate", "coalesced", "dry_run"]
+
+
+class Decision:
+    """`status` tells how it came about: `decided` now; `duplicate` of an event allowed before (nothing debited again);
+    `coalesced` with earlier denials of the same rule in the same second, whose `decision_id` it carries; `dry_run`.
+
+    The outcome is the script's. Explanations (`limits`, `message`, `unblock`) are derived from the same inputs by the
+    definition, when first asked for. A duplicate's explanation speaks of now, its outcome and `effective_at` of then.
+    """
+
+    def __init__(self, status: Status, stream_id: str, record: Record, policy: EffectivePolicy, at_us: int) -> None:
+        if record.event is None:
+            raise ValueError(f"a record of kind {record.kind!r} answers no event")
+        self.status = status
+        self.record = record
+        self.policy = policy
+        self.effective_at_us = at_us
+        self.event = record.event
+        self._stream_id = stream_id
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.record.result.outcome
+
+    @property
+    def allowed(self) -> bool:
+        return self.record.result.outcome == "allow"
+
+    @property
+    def decision_id(self) -> str | None:
+        """None for a dry run, which is not kept."""
+        if not self._stream_id:
+            return None
+        return decision_id_of(partition_of(self.record.customer_id), self._stream_id)
+
+    @property
+    def event_id(self) -> str:
+        return self.event.event_id
+
+    @property
+    def reason(self) -> str:
+        """Code, as in `reasons.SENTENCES`."""
+        return self.record.result.reason
+
+    @property
+    def limit_id(self) -> str | None:
+        """The limit that decided a denial."""
+        return self.record.result.limit_id or None
+
+    @property
+    def override_id(self) -> str | None:
+        return self.record.result.override_id or None
+
+    @property
+    def customer_state(self) -> CustomerState:
+        """After this decision."""
+        return self.record.result.state_after
+
+    @property
+    def duplicate(self) -> bool:
+        return self.status == "duplicate"
+
+    @property
+    def dry_run(self) -> bool:
+        return self.status == "dry_run"
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        if not self.duplicate:
+            return verdict_of(self.record, self.policy)
+        return Verdict(
+            outcome=self.outcome,
+            reason=self.reason,
+            limit_id=None,
+            override_id=None,
+            retry_after_us=0,
+            limits=tuple(snapshot_of(self.record, self.policy).limits()),
+            counters={},
+            crossed=(),
+            state_before=self.record.standing.state,
+            standing=self.record.standing,
+        )
+
+    @property
+    def limits(self) -> tuple[LimitResult, ...]:
+        """Every limit of the policy, with its numbers."""
+        return self.verdict.limits
+
+    @property
+    def message(self) -> str:
+        """Why, in one sentence."""
+        return sentence_of(self.verdict)
+
+    @property
+    def unblock(self) -> Unblock | None:
+        """The smallest thing that would let a denied event pass; None when it was allowed."""
+        return unblock_of(self.verdict, self.record.now_us)
+
+    @property
+    def retry_after_seconds(self) -> int | None:
+        """Whole seconds, rounded up, after which a throttled event may fit; None when it was not throttled."""
+        return -(-self.verdict.retry_after_us // MICRO) if self.outcome == "throttle" else None
+
+    def answer(self) -> dict[str, Any]:
+        """The HTTP answer: plain values, ready for JSON."""
+        unblock = self.unblock
+        return {
+            "decision": self.outcome,
+            "decision_id": self.decision_id,
+            "event_id": self.event_id,
+            "retry_safe": self.event.retry_safe,
+            "duplicate": self.duplicate,
+            "dry_run": self.dry_run,
+            "customer_id": self.record.customer_id,
+            "customer_state": self.customer_state,
+            "reason": {"code": self.reason, "message": self.message},
+            "effective_at": rfc3339(self.effective_at_us),
+            "retry_after_seconds": self.retry_after_seconds,
+            "unblock": _unblock_answer(unblock),
+            "policy": _policy_answer(self.record, self.limits),
+            "decision_trace": self.trace(),
+        }
+
+    def trace(self) -> dict[str, Any]:
+        """Everything the decision was made from, each limit with its numbers."""
+        record, verdict = self.record, self.verdict
+        return {
+            "engine": record.engine,
+            "policy_digest": record.policy,
+            "clock": rfc3339(record.now_us),
+            "mode": record.mode,
+            "event": _event_answer(self.event),
+            "previous_state": record.standing.state,
+            "customer_state": self.customer_state,
+            "deciding_limit": self.limit_id,
+            "override_id": self.override_id,
+            "traceparent": self.event.traceparent,
+            "limits": [limit_answer(line) for line in verdict.limits],
+        }
+
+
+def limit_answer(line: LimitResult) -> dict[str, Any]:
+    """One limit as JSON tells it: instants as RFC 3339, `retry_after_seconds` rounded up."""
+    start, end = line.period_start_seconds, line.period_end_seconds
+    return {
+        "id": line.id,
+        "kind": line.kind,
+        "result": line.result,
+        "mode": line.mode,
+        "when_exceeded": line.when_exceeded,
+        "meters": list(line.meters),
+        "unit": line.unit,
+        "period": line.period,
+        "period_start": rfc3339(start * MICRO) if start is not None else None,
+        "period_end": rfc3339(end * MICRO) if end is not None else None,
+        "amount": line.amount,
+        "used": line.used,
+        "reserved": line.reserved,
+        "external": line.external,
+        "limit": line.limit,
+        "cap": line.cap,
+        "floor": line.floor,
+        "remaining": line.remaining,
+        "overage": line.overage,
+        "retry_after_seconds": -(-line.retry_after_us // MICRO) if line.retry_after_us else None,
+        "field": line.field,
+        "bypassed": line.bypassed,
+    }
+
+
+def _unblock_answer(unblock: Unblock | None) -> dict[str, Any] | None:
+    if unblock is None:
+        return None
+    return {
+        "message": unblock.message,
+        "limit_id": unblock.limit_id,
+        "short": unblock.short,
+        "unit": unblock.unit,
+        "resets_at": rfc3339(unblock.resets_at_us) if unblock.resets_at_us is not None else None,
+    }
+
+
+def _policy_answer(record: Record, limits: tuple[LimitResult, ...]) -> dict[str, Any]:
+    state = record.state
+    age_us = record.now_us - record.mirrored_at_us if record.mirrored_at_us else None
+    balance = next((line.remaining for line in limits if line.kind == "credits"), None)
+    return {
+        "plan": state.plan if state is not None else None,
+        "status": state.status if state is not None else "unknown",
+        "digest": record.policy,
+        "version": state.version if state is not None else None,
+        "source": state.source if state is not None else None,
+        "as_of": rfc3339(record.mirrored_at_us) if record.mirrored_at_us else None,
+        "mirror_age_seconds": round(max(0, age_us) / MICRO, 3) if age_us is not None else None,
+        "credit_balance_micro": balance,
+        "contractual_caps": dict(state.caps) if state is not None else {},
+    }
+
+
+def _event_answer(event: Any) -> dict[str, Any]:
+    return {
+        "event_id": event.event_id,
+        "customer_id": event.customer_id,
+        "quantities": event.quantities,
+        "metadata": event.metadata,
+        "occurred_at": rfc3339(event.occurred_at_us) if event.occurred_at_us is not None else None,
+    }
