@@ -90,7 +90,7 @@ class Control:
         encoded = policy.encode()
         if state.policy != policy.digest:
             raise WrongPolicy(f"state names policy {state.policy}, given is {policy.digest}")
-        arguments = [_state_encoder.encode(state), state.policy, encoded, "1" if force else ""]
+        arguments: list[Argument] = [_state_encoder.encode(state), state.policy, encoded, "1" if force else ""]
         return bool(await self._write(PUT_STATE, customer_id, arguments))
 
     async def put_overrides(self, customer_id: str, overrides: Sequence[Override], version: int) -> bool:
@@ -156,7 +156,7 @@ class Control:
     async def ping(self) -> None:
         """Raises GateUnavailable when Redis does not answer."""
         try:
-            await self._redis.execute_command("PING")
+            await self._redis.echo("spendgate")
         except (redis.exceptions.RedisError, OSError, asyncio.TimeoutError) as exc:
             raise GateUnavailable(f"Redis does not answer: {exc}") from exc
 
@@ -171,13 +171,20 @@ class Control:
 
     async def _read(self, stream: str, cursors: Mapping[int, str], count: int, block_ms: int | None) -> StreamEntries:
         partition_of_key = {f"{tag_of(partition)}{stream}".encode(): partition for partition in cursors}
-        streams = {f"{tag_of(partition)}{stream}": cursor for partition, cursor in cursors.items()}
-        reply = await self._redis.xread(streams, count=count, block=block_ms)
+        streams: dict[Any, Any] = {f"{tag_of(partition)}{stream}": cursor for partition, cursor in cursors.items()}
+        reply: Any = await self._redis.xread(streams, count=count, block=block_ms)
         entries: StreamEntries = []
-        for key, items in reply.items() if isinstance(reply, dict) else reply or ():
+        for key, items in _streams(reply):
             for stream_id, fields in items:
                 entries.append((partition_of_key[key], stream_id.decode(), next(iter(fields.values()))))
         return entries
+
+
+def _streams(reply: Any) -> Any:
+    """RESP3 answers a map whose values are wrapped in one more list, RESP2 a list of pairs."""
+    if isinstance(reply, dict):
+        return [(key, items[0] if items and isinstance(items[0], list) else items) for key, items in reply.items()]
+    return reply or ()
 
 
 def _checked(reply: Any) -> Any:

@@ -14,6 +14,7 @@ import msgspec
 
 from spendgate.errors import UnknownMeter
 from spendgate.event import UsageEvent
+from spendgate.limits import counter_field
 from spendgate.limits.check import Check, Context, matches
 from spendgate.limits.result import LimitResult
 from spendgate.policy import EffectivePolicy
@@ -55,7 +56,7 @@ def decide(
     """Decide one event at `now_us` (Unix microseconds).
 
     `state` None is a customer nobody knows: `policy` is then the document's policy for unknown customers.
-    `counters` maps limit ids to stored values; absent means never used. Raises UnknownMeter and InvalidEvent,
+    `counters` maps counter fields to stored values; absent means never used. Raises UnknownMeter and InvalidEvent,
     in which case nothing may be written.
     """
     for meter in sorted(event.quantities):
@@ -63,7 +64,7 @@ def decide(
             raise UnknownMeter("meter" if len(event.quantities) == 1 else f"quantities.{meter}", meter)
     standing = standing or Standing()
     context = Context(now_us, state.granted_micro_credits if state is not None else None)
-    checks = [limit.check(event, counters.get(limit.id), context) for limit in policy.limits]
+    checks = [limit.check(event, counters.get(counter_field(limit)), context) for limit in policy.limits]
     active = [override for override in overrides if override.until_us > now_us]
 
     outcome, reason, limit_id, override_id = _judge_customer(policy, state, active, event)
@@ -76,7 +77,11 @@ def decide(
         outcome, reason, limit_id, override_id = "allow", "recorded", None, None
 
     allowed = outcome == "allow"
-    debits = {c.result.id: c.counter for c in checks if allowed and c.counter is not None}
+    debits = {
+        counter_field(limit): check.counter
+        for limit, check in zip(policy.limits, checks, strict=True)
+        if allowed and check.counter is not None
+    }
     crossed = tuple((c.result.id, name) for c in checks if allowed for name in c.crossed)
     bypassed_by = override_id if reason == "allowed_by_override" else None
     rate_denied = not allowed and any(c.reason == "rate_exceeded" and c.result.denies for c in checks)
@@ -212,7 +217,9 @@ def _next_standing(
         if override.kind == "let_pass" and standing.units_let_through(override.id) < override.max_units
     ]
     for limit in policy.limits:
-        exhaustion = limit.exhaustion(counters.get(limit.id), context) if limit.mode == "enforce" else None
+        exhaustion = None
+        if limit.mode == "enforce":
+            exhaustion = limit.exhaustion(counters.get(counter_field(limit)), context)
         if exhaustion is None:
             continue
         if exhaustion.until_us:

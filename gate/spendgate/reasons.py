@@ -83,8 +83,8 @@ def unblock_of(verdict: Verdict, now_us: int) -> Unblock | None:
         return Unblock(_ADVICE.get(verdict.reason, "Ask the provider to change the policy."))
     if verdict.reason == "rate_exceeded":
         wait_seconds = -(-line.retry_after_us // MICRO)
-        resets_at_us = now_us + line.retry_after_us
-        return Unblock(f"wait {wait_seconds} s", line.id, line.amount - (line.remaining or 0), line.unit, resets_at_us)
+        room_at_us = now_us + line.retry_after_us
+        return Unblock(f"wait {wait_seconds} s", line.id, line.amount - (line.remaining or 0), line.unit, room_at_us)
     if verdict.reason in ("quota_exceeded", "credits_exceeded"):
         short = line.amount - (line.remaining or 0)
         resets_at_us = line.period_end_seconds * MICRO if line.period_end_seconds else None

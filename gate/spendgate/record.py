@@ -12,6 +12,7 @@ import msgspec
 
 from spendgate.decide import Mode, Outcome, Verdict, decide, refresh
 from spendgate.event import UsageEvent
+from spendgate.limits import counter_field
 from spendgate.policy import ENGINE_VERSION, EffectivePolicy
 from spendgate.state import CustomerState, Override, OverrideSet, PolicyState, Standing
 
@@ -56,9 +57,9 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
         return self.override_set.overrides if self.override_set is not None else ()
 
     def counters_by_limit(self, policy: EffectivePolicy) -> dict[str, Any]:
-        """Limit id to stored counter; limits never used are absent."""
+        """Counter field to stored counter; limits never used are absent."""
         pairs = zip(policy.limits, self.counters, strict=True)
-        return {limit.id: counter for limit, counter in pairs if counter is not None}
+        return {counter_field(limit): counter for limit, counter in pairs if counter is not None}
 
 
 def decode_record(encoded: bytes) -> Record:

@@ -6,6 +6,7 @@ import msgspec
 
 from spendgate.decide import refresh
 from spendgate.event import UsageEvent
+from spendgate.limits import counter_field
 from spendgate.limits.check import Context
 from spendgate.limits.result import LimitResult
 from spendgate.policy import EffectivePolicy
@@ -47,7 +48,10 @@ class Snapshot(msgspec.Struct, frozen=True):
         """Each limit as it stands, with what is left and when it resets; the result is `not_applicable`."""
         nothing = UsageEvent(customer_id=self.customer_id, event_id="", quantities={})
         context = Context(self.now_us, self.state.granted_micro_credits if self.state is not None else None)
-        return [limit.check(nothing, self.counters.get(limit.id), context).result for limit in self.policy.limits]
+        return [
+            limit.check(nothing, self.counters.get(counter_field(limit)), context).result
+            for limit in self.policy.limits
+        ]
 
 
 def snapshot_of(record: Record, policy: EffectivePolicy) -> Snapshot:

@@ -14,7 +14,7 @@ Status = Literal["active", "suspended", "cancelled", "unknown"]
 CustomerState = Literal["ok", "throttled", "stopped", "suspended"]
 
 STANDING_FIELD = "*"
-"""Field of the counters hash that holds the standing; no limit id can be `*`."""
+"""Field of the counters hash that holds the standing; other fields are `<kind>:<limit id>`."""
 
 THROTTLED_FOR_US = 10_000_000
 """A customer is `throttled` until this long has passed without a rate denial."""

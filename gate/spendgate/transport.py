@@ -69,9 +69,10 @@ class RedisPyTransport:
 
     async def get(self, key: str) -> bytes | None:
         try:
-            return await self._client.get(key)
+            value: Any = await self._client.get(key)
         except _UNAVAILABLE as exc:
             raise _unavailable(exc) from exc
+        return value if isinstance(value, bytes) else None
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -105,9 +106,10 @@ class SyncRedisPyTransport:
 
     def get(self, key: str) -> bytes | None:
         try:
-            return self._client.get(key)
+            value: Any = self._client.get(key)
         except _UNAVAILABLE as exc:
             raise _unavailable(exc) from exc
+        return value if isinstance(value, bytes) else None
 
     def close(self) -> None:
         self._client.close()

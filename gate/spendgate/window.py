@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import bisect
 import functools
-import struct
 
 import msgspec
 
 
 class Window(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Either `length_seconds` > 0 with `anchor_seconds`, or `boundaries`: ascending big-endian uint32 seconds."""
+    """Either `length_seconds` > 0 with `anchor_seconds`, or `boundaries`: ascending seconds, eight
+    hexadecimal digits each (text, because the MessagePack in Redis knows no binary)."""
 
     length_seconds: int = 0
     anchor_seconds: int = 0
-    boundaries: bytes = b""
+    boundaries: str = ""
 
     def period_at(self, now_us: int) -> tuple[int, int] | None:
         """Start and end, in seconds, of the period that contains `now_us`; None when the table is exhausted."""
@@ -36,9 +36,9 @@ class Window(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def calendar_window(boundaries_seconds: list[int]) -> Window:
     """A window from at least two ascending boundaries; the last one is the end of the last period."""
-    return Window(boundaries=struct.pack(f">{len(boundaries_seconds)}I", *boundaries_seconds))
+    return Window(boundaries="".join(f"{boundary:08x}" for boundary in boundaries_seconds))
 
 
 @functools.lru_cache(maxsize=4096)
-def _unpack(boundaries: bytes) -> tuple[int, ...]:
-    return struct.unpack(f">{len(boundaries) // 4}I", boundaries)
+def _unpack(boundaries: str) -> tuple[int, ...]:
+    return tuple(int(boundaries[at : at + 8], 16) for at in range(0, len(boundaries), 8))

@@ -15,6 +15,12 @@ from spendgate.limits.result import MAX_COUNTER, LimitResult
 Limit = Quota | Credits | Rate | PerEvent
 """Every limit kind, told apart by its `kind` field when encoded."""
 
+
+def counter_field(limit: Limit) -> str:
+    """Where a limit's counter is kept. The kind is part of it: under the same id, another kind counts other things."""
+    return f"{limit.__struct_config__.tag}:{limit.id}"
+
+
 __all__ = [
     "MAX_COUNTER",
     "Credits",
@@ -25,4 +31,5 @@ __all__ = [
     "Rate",
     "Threshold",
     "Weight",
+    "counter_field",
 ]

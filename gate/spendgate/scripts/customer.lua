@@ -26,12 +26,16 @@ local function read_customer(tag, customer_id, now_us)
   return customer
 end
 
+local function counter_field(limit)
+  return limit.kind .. ':' .. limit.id
+end
+
 -- All counters of the policy and the standing in one HMGET. A stored value is MessagePack, kept raw for the record.
 local function read_counters(customer)
   local limits = customer.policy.limits
   local fields = {}
   for index, limit in ipairs(limits) do
-    fields[index] = limit.id
+    fields[index] = counter_field(limit)
   end
   fields[#fields + 1] = '*'
   local raw = redis.call('HMGET', customer.counters_key, unpack(fields))

@@ -160,7 +160,7 @@ local function decide()
     counters[index] = customer.counters[index]
     if outcome == 'allow' and check.counter then
       counters[index] = check.counter
-      fields[#fields + 1] = limit.id
+      fields[#fields + 1] = counter_field(limit)
       fields[#fields + 1] = pack(check.counter)
       for _, name in ipairs(check.crossed or {}) do
         crossed[#crossed + 1] = { limit.id, name }

@@ -57,17 +57,19 @@ local function period_at(window, now_us)
     return start, start + length
   end
   local boundaries = window.boundaries
-  local low, high = 0, #boundaries / 4 -- the first boundary after now is in [low, high]
+  local count = #boundaries / 8
+  local low, high = 0, count -- the first boundary after now is in [low, high]
   while low < high do
     local middle = floor((low + high) / 2)
-    if struct.unpack('>I4', boundaries, middle * 4 + 1) > now then
+    if tonumber(boundaries:sub(middle * 8 + 1, middle * 8 + 8), 16) > now then
       high = middle
     else
       low = middle + 1
     end
   end
-  if low == 0 or low == #boundaries / 4 then
+  if low == 0 or low == count then
     return nil
   end
-  return struct.unpack('>I4I4', boundaries, low * 4 - 3)
+  local at = (low - 1) * 8 + 1
+  return tonumber(boundaries:sub(at, at + 7), 16), tonumber(boundaries:sub(at + 8, at + 15), 16)
 end

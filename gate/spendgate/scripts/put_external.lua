@@ -36,7 +36,7 @@ return answer(function()
         local result = { 'allow', 'external', limit_id, '', customer.standing[1], crossed, 1 }
         append(customer, meta, record_of(customer, meta, 'standing', 'decide', nil, result))
       end
-      redis.call('HSET', customer.counters_key, limit_id, pack(after))
+      redis.call('HSET', customer.counters_key, counter_field(limit), pack(after))
       read_counters(customer)
       refresh_customer(customer, meta, false)
       return 1
