@@ -1,0 +1,98 @@
+"""The clients against redis-benchmark running the same script with the same arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+
+import redis
+from measure import Row, bench_policy, bench_state, five, redis_benchmark, running_redis
+
+from spendgate import Gate, SyncGate, usage_event
+from spendgate.client import _decide_arguments
+from spendgate.control import Control
+from spendgate.keys import counters_key
+from spendgate.script import DECIDE
+
+CUSTOMER = "bench"
+METADATA = {"model": "claude-5", "context_window": 9000}
+_numbers = itertools.count()
+
+
+def measure(*, quick: bool) -> list[Row]:
+    requests = 4_000 if quick else 40_000
+    with running_redis() as (url, port):
+        asyncio.run(install(url))
+        arguments = benchmark_arguments()
+        with redis.Redis.from_url(url) as client:
+            client.script_load(DECIDE.source)
+
+        def asyncio_ratio() -> float:
+            mine = asyncio.run(callers(url, 64, requests))
+            return mine / redis_benchmark(port, 64, requests, arguments)
+
+        def sync_ratio() -> float:
+            mine = one_thread(url, requests // 4)
+            return mine / redis_benchmark(port, 1, requests // 4, arguments)
+
+        def cpu_us() -> float:
+            return redis_cpu_us(url, port, requests, arguments)
+
+        return [
+            Row("asyncio client, 64 callers / redis-benchmark -c 64", five(asyncio_ratio), "", ">= 0.9"),
+            Row("sync client, one caller / redis-benchmark -c 1", five(sync_ratio), "", ">= 0.8"),
+            Row("Redis CPU per decision, four limits", five(cpu_us), "us"),
+        ]
+
+
+async def install(url: str) -> None:
+    control = Control.from_url(url)
+    policy = bench_policy()
+    await control.prepare()
+    await control.put_default(policy)
+    await control.put_state(CUSTOMER, bench_state(policy), policy)
+    await control.aclose()
+
+
+def benchmark_arguments() -> list[str | bytes]:
+    """The client's own arguments, with the random parts where redis-benchmark puts its numbers."""
+    event = usage_event(CUSTOMER, "tokens", 7, event_id="__rand_int__", metadata=METADATA)
+    arguments = _decide_arguments(event, "decide", dry_run=False)
+    arguments[5], arguments[6] = "__rand_int__", "abcdef"  # identity: 12 bytes; fingerprint: 6
+    texts = [argument if isinstance(argument, bytes) else str(argument) for argument in arguments]
+    return ["EVALSHA", DECIDE.sha, "1", counters_key(CUSTOMER), *texts]
+
+
+async def callers(url: str, concurrency: int, requests: int) -> float:
+    """Decisions a second of one asyncio client."""
+    gate = Gate.from_url(url)
+
+    async def caller() -> None:
+        for _ in range(requests // concurrency):
+            decision = await gate.decide(
+                CUSTOMER, "tokens", 7, event_id=f"e{next(_numbers):011}", metadata=METADATA
+            )
+            assert decision.allowed
+
+    started = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(concurrency)))
+    elapsed = time.perf_counter() - started
+    await gate.aclose()
+    return requests / elapsed
+
+
+def one_thread(url: str, requests: int) -> float:
+    with SyncGate.from_url(url) as gate:
+        started = time.perf_counter()
+        for _ in range(requests):
+            gate.decide(CUSTOMER, "tokens", 7, event_id=f"s{next(_numbers):011}", metadata=METADATA)
+        return requests / (time.perf_counter() - started)
+
+
+def redis_cpu_us(url: str, port: int, requests: int, arguments: list[str | bytes]) -> float:
+    """Time Redis itself spends in the script, by its own command statistics."""
+    with redis.Redis.from_url(url) as client:
+        client.config_resetstat()
+        redis_benchmark(port, 16, requests, arguments)
+        return float(client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"])

@@ -1,0 +1,140 @@
+"""Rows, medians, and the real servers that a measurement needs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from spendgate.limits import PerEvent, Quota, Rate, Threshold
+from spendgate.policy import EffectivePolicy
+from spendgate.state import PolicyState
+from spendgate.window import Window
+
+REPEATS = 5
+
+
+class Missing(Exception):
+    """What a measurement needs is not on this machine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table. `target` such as `>= 0.9`; None where a figure is only told."""
+
+    name: str
+    values: list[float]
+    unit: str
+    target: str | None = None
+
+    @property
+    def value(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def spread(self) -> str:
+        return f"{min(self.values):.3g} to {max(self.values):.3g}"
+
+    @property
+    def holds(self) -> bool | None:
+        if self.target is None:
+            return None
+        relation, bound = self.target.split()[:2]
+        number = float(bound)
+        return self.value >= number if relation == ">=" else self.value <= number
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "value": self.value,
+            "target": self.target,
+            "holds": self.holds,
+            "unit": self.unit,
+            "spread": [min(self.values), max(self.values)],
+        }
+
+
+def five(measured: Callable[[], float]) -> list[float]:
+    return [measured() for _ in range(REPEATS)]
+
+
+def program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise Missing(f"{name} is not on PATH")
+    return path
+
+
+@contextlib.contextmanager
+def running_redis(*options: str) -> Iterator[tuple[str, int]]:
+    """URL and TCP port of a Redis of its own, without persistence unless the options say so."""
+    binary = shutil.which("redis-server") or shutil.which("valkey-server")
+    if binary is None:
+        raise Missing("no redis-server or valkey-server on PATH")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as directory:
+        command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", directory, "--save", "", *options]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            url = f"redis://127.0.0.1:{port}/0"
+            wait_for(url)
+            yield url, port
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def wait_for(url: str) -> None:
+    deadline = time.monotonic() + 20
+    with redis.Redis.from_url(url) as client:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(redis.exceptions.ConnectionError):
+                client.ping()
+                return
+    raise Missing(f"{url} did not answer")
+
+
+def redis_benchmark(port: int, clients: int, requests: int, arguments: list[str | bytes]) -> float:
+    """Requests a second of one command, as redis-benchmark measures it; `__rand_int__` becomes a random number."""
+    command = [program("redis-benchmark"), "-p", str(port), "-c", str(clients), "-n", str(requests)]
+    done = subprocess.run(
+        [*command, "-r", "999999999", "--csv", *arguments], capture_output=True, check=True, timeout=300
+    )
+    rows = done.stdout.decode(errors="replace").strip().splitlines()
+    numbers = re.findall(r'"([0-9.]+)"', rows[-1])
+    return float(numbers[0])
+
+
+def bench_policy() -> EffectivePolicy:
+    """Four limits that never deny: two quotas, a rate, a context window."""
+    day, month = Window(length_seconds=86_400), Window(length_seconds=2_592_000)
+    big = 10**14
+    return EffectivePolicy(
+        document="bench",
+        plan="bench",
+        meters={"tokens": "token"},
+        limits=(
+            Quota("day", ("tokens",), "token", "day", day, big, big, thresholds=(Threshold("80%", big),)),
+            Quota("month", ("tokens",), "token", "month", month, big, big),
+            Rate("rate", ("tokens",), "token", "big", 10**6, 1, 10**12),
+            PerEvent("context", ("tokens",), "token", 200_000, field="context_window"),
+        ),
+        models=("claude-*",),
+    )
+
+
+def bench_state(policy: EffectivePolicy) -> PolicyState:
+    return PolicyState(policy.digest, "bench", "active", 1, "bench", 0)

@@ -1,0 +1,20 @@
+"""Policy documents: the team's YAML, checked against a published schema and compiled per customer."""
+
+from __future__ import annotations
+
+from spendgate_daemon.documents.check import check_file
+from spendgate_daemon.documents.compile import compile_default, compile_policy
+from spendgate_daemon.documents.document import PolicyDocument
+from spendgate_daemon.documents.errors import DocumentError, Fault
+from spendgate_daemon.documents.load import DEFAULT_DOCUMENT, load_document
+
+__all__ = [
+    "DEFAULT_DOCUMENT",
+    "DocumentError",
+    "Fault",
+    "PolicyDocument",
+    "check_file",
+    "compile_default",
+    "compile_policy",
+    "load_document",
+]

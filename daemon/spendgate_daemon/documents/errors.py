@@ -1,0 +1,27 @@
+"""What is wrong with a document: every fault with its line and field, so that one reading mends them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """`line` counts from 1; `field` is a path such as `plans.pro.limits[2].cap`."""
+
+    line: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.field}: {self.message}" if self.field else f"line {self.line}: {self.message}"
+
+
+class DocumentError(Exception):
+    """The document can't be used; whatever was in force stays in force."""
+
+    def __init__(self, name: str, faults: Sequence[Fault]) -> None:
+        super().__init__("\n".join([f"{name}: {len(faults)} fault(s)", *(f"  {fault}" for fault in faults)]))
+        self.name = name
+        self.faults = tuple(faults)
