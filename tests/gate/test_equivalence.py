@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from spendgate import script as scripts
-from spendgate.client import _decide_arguments, _decoded
+from spendgate.client import IDEMPOTENCY_WINDOW_US, _decide_arguments, _decoded
 from spendgate.decide import decide, refresh
 from spendgate.errors import InvalidEvent
 from spendgate.event import usage_event
@@ -343,19 +343,19 @@ class Equivalence(RuleBasedStateMachine):
         self.counters |= {name: _plain(value) for name, value in expected.counters.items()}
         self.standing = expected.standing
         if expected.outcome == "allow":
-            self.allowed[event.event_id] = (event.fingerprint(), reply[1], self.now_us)
+            generation = self.now_us // IDEMPOTENCY_WINDOW_US
+            self.allowed[event.event_id, generation] = (event.fingerprint(), reply[1])
         self.check_counters()
 
     def remembered(self, event):
-        """What the script must still know: the same generation or the one before."""
-        known = self.allowed.get(event.event_id)
-        window_us = 15 * 60 * 1_000_000
-        if known is None or self.now_us // window_us - known[2] // window_us not in (0, 1):
-            return None
-        return known
+        """What the script must still know: the same generation or the one before. Each has a memory of its own, as a
+        clock that went back shows."""
+        generation = self.now_us // IDEMPOTENCY_WINDOW_US
+        known = self.allowed.get((event.event_id, generation))
+        return known or self.allowed.get((event.event_id, generation - 1))
 
     def check_memory(self, reply, event, remembered, before, length):
-        fingerprint, stream_id, _ = remembered
+        fingerprint, stream_id = remembered
         if fingerprint == event.fingerprint():
             assert reply[0] == b"duplicate"
             assert reply[1] == stream_id
