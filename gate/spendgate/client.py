@@ -6,6 +6,7 @@ they share everything but the waiting.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -188,6 +189,10 @@ class Gate:
         reply = await self._transport.run(SNAPSHOT, counters_key(customer_id), arguments)
         record = _decoded(reply, None, customer_id)
         return snapshot_of(record, await self._policy(record))
+
+    async def snapshots(self, customer_ids: Sequence[str]) -> list[Snapshot]:
+        """Several customers, each read atomically, in the order given."""
+        return list(await asyncio.gather(*(self.snapshot(customer_id) for customer_id in customer_ids)))
 
     async def _policy(self, record: Record) -> EffectivePolicy:
         policy = self._policies.get(record.policy)

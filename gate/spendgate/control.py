@@ -17,7 +17,7 @@ import redis.asyncio
 
 from spendgate.errors import GateUnavailable, NotPrepared, WrongPolicy
 from spendgate.keys import INSTALL_KEY, PARTITIONS, counters_key, partition_of, tag_of
-from spendgate.policy import EffectivePolicy
+from spendgate.policy import EffectivePolicy, decode_policy
 from spendgate.script import PUT_EXTERNAL, PUT_OVERRIDES, PUT_STATE, REFRESH, SWEEP, Script
 from spendgate.state import Override, OverrideSet, PolicyState
 from spendgate.transport import Argument, RedisPyTransport, connect
@@ -145,6 +145,13 @@ class Control:
         key = f"{tag_of(partition)}outbox"
         epoch, sequence = upto_stream_id.split("-")
         return int(await self._redis.xtrim(key, minid=f"{epoch}-{int(sequence) + 1}", approximate=False))
+
+    async def get_policy(self, partition: int, digest: str) -> EffectivePolicy:
+        """The policy of this digest; raises NotPrepared when the partition has none."""
+        encoded = await self._transport.get(f"{tag_of(partition)}policy:{digest}")
+        if encoded is None:
+            raise NotPrepared(f"Redis holds no policy {digest}")
+        return decode_policy(encoded)
 
     async def outbox_length(self) -> int:
         """Entries not yet trimmed, over all partitions."""

@@ -30,9 +30,7 @@ class UnknownPlan(Exception):
         self.plan = plan
 
 
-def compile_policy(
-    document: PolicyDocument, plan: str, caps: Mapping[str, int], *, now: datetime
-) -> EffectivePolicy:
+def compile_policy(document: PolicyDocument, plan: str, caps: Mapping[str, int], *, now: datetime) -> EffectivePolicy:
     """The policy of a customer on `plan` with contractual `caps` (meter → units). `now` chooses which periods the
     calendar tables cover. Raises UnknownPlan."""
     if plan not in document.plans:
@@ -77,13 +75,13 @@ def _limit(document: PolicyDocument, rule: Rule, caps: Mapping[str, int], now: d
 def _quota(document: PolicyDocument, rule: QuotaRule, caps: Mapping[str, int], now: datetime) -> Quota | None:
     """None for a contractual cap that is missing and, as the document says, unlimited."""
     meters = meters_of(document, rule.meter)
-    cap = rule.cap
-    if cap == "contract":
-        missing = document.defaults.missing_contractual_cap
-        given = caps.get(meters[0], missing)
+    if rule.cap == "contract":
+        given = caps.get(meters[0], document.defaults.missing_contractual_cap)
         if given == "unlimited":
             return None
         cap = 0 if given == "deny" else min(int(given), MAX_COUNTER)
+    else:
+        cap = rule.cap
     hard_cap: int | None = cap
     thresholds = [Threshold(f"{percent}%", -(-cap * percent // 100)) for percent in rule.thresholds]
     if rule.overage != "block":

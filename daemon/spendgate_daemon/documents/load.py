@@ -55,7 +55,8 @@ def _read_yaml(text: str, name: str) -> tuple[Any, _Lines]:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise DocumentError(name, [Fault(event.start_mark.line + 1, "", "aliases are not allowed")])
+                line = event.start_mark.line + 1 if event.start_mark is not None else 1
+                raise DocumentError(name, [Fault(line, "", "aliases are not allowed")])
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is None:
             raise DocumentError(name, [Fault(1, "", "the document is empty")])
@@ -95,8 +96,9 @@ def _deepest(errors: Any) -> list[jsonschema.ValidationError]:
 
 def _message(error: jsonschema.ValidationError) -> str:
     if error.validator == "additionalProperties":
-        known = ", ".join(sorted(error.schema.get("properties", {})))
-        extra = sorted(set(error.instance) - set(error.schema.get("properties", {})))
+        properties = error.schema.get("properties", {}) if isinstance(error.schema, dict) else {}
+        known = ", ".join(sorted(properties))
+        extra = sorted(set(error.instance) - set(properties)) if isinstance(error.instance, dict) else []
         return f"unknown field {', '.join(map(repr, extra))}; known are {known}"
     expected = error.schema.get("description") if isinstance(error.schema, dict) else None
     return f"{error.message}; expected {expected}" if expected else error.message

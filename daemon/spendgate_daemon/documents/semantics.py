@@ -89,7 +89,10 @@ def _quota_faults(rule: QuotaRule, at: Path, meters: tuple[str, ...]) -> Faults:
         if rule.cap + extra > MAX_COUNTER:
             yield (*at, "cap"), f"the cap, with what is billed above it, is at most {MAX_COUNTER}"
         if rule.floor > rule.cap:
-            yield (*at, "floor"), f"the floor ({rule.floor}) is above the cap ({rule.cap}): this limit would always stop"
+            yield (
+                (*at, "floor"),
+                f"the floor ({rule.floor}) is above the cap ({rule.cap}): this limit would always stop",
+            )
 
 
 def _rate_faults(rule: RateRule, at: Path) -> Faults:

@@ -1,0 +1,213 @@
+"""Customers: their policy state as last mirrored, and what was last observed of their enforcement."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from spendgate_daemon.store.database import Database
+from spendgate_daemon.store.page import Page
+from spendgate_daemon.store.schema import customers
+
+Sort = Literal["exhaustion", "name"]
+
+
+class Customer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the mirror knows. `caps` are contractual, per meter; `granted_micro_credits` None: no credits stated."""
+
+    customer_id: str
+    name: str
+    plan: str
+    status: str
+    version: int
+    source: str
+    policy_digest: str
+    updated_at_us: int
+    caps: dict[str, int] = {}
+    granted_micro_credits: int | None = None
+
+
+class Tightest(msgspec.Struct, frozen=True):
+    """The limit that is closest to its end; `used` and `limit` in `unit`."""
+
+    id: str
+    unit: str
+    used: int
+    limit: int
+
+
+class Burn(msgspec.Struct, frozen=True):
+    """Units of the busiest meter in the last hour."""
+
+    meter: str
+    unit: str
+    quantity: int
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the advice job saw. `until_us` 0: the state does not end by itself; `exhausts_at_us` None: at the present
+    burn nothing runs out before it resets."""
+
+    customer_id: str
+    state: str
+    until_us: int = 0
+    tightest: Tightest | None = None
+    burn: Burn | None = None
+    exhausts_at_us: int | None = None
+    observed_at_us: int
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """A customer with the last observation."""
+
+    customer: Customer
+    state: str
+    state_since_us: int
+    until_us: int
+    tightest: Tightest | None
+    burn: Burn | None
+    exhausts_at_us: int | None
+    observed_at_us: int
+
+
+class Customers:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def save(self, saved: Sequence[Customer]) -> None:
+        """Insert or replace what the mirror knows; observations stay."""
+        rows = [
+            {name: getattr(customer, name) for name in customer.__struct_fields__} | {"caps": json.dumps(customer.caps)}
+            for customer in saved
+        ]
+        if rows:
+            taken = [name for name in Customer.__struct_fields__ if name != "customer_id"]
+            with self._database.writing() as connection:
+                self._database.upsert(connection, customers, rows, keys=["customer_id"], update=taken)
+
+    def observe(self, observations: Sequence[Observation]) -> None:
+        """Note what was seen of known customers; of others nothing is kept."""
+        with self._database.writing() as connection:
+            for seen in observations:
+                changed = sa.case(
+                    (customers.c.state == seen.state, customers.c.state_since_us), else_=seen.observed_at_us
+                )
+                connection.execute(
+                    customers.update()
+                    .where(customers.c.customer_id == seen.customer_id)
+                    .where(customers.c.observed_at_us <= seen.observed_at_us)
+                    .values(
+                        state_since_us=changed,
+                        state=seen.state,
+                        until_us=seen.until_us,
+                        tightest=_text(seen.tightest),
+                        burn=_text(seen.burn),
+                        exhausts_at_us=seen.exhausts_at_us,
+                        observed_at_us=seen.observed_at_us,
+                    )
+                )
+
+    def get(self, customer_id: str) -> Listed | None:
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(customers).where(customers.c.customer_id == customer_id)).first()
+        return _listed(row) if row is not None else None
+
+    def all_known(self) -> list[Customer]:
+        """Every customer, for a recompile."""
+        with self._database.reading() as connection:
+            rows = connection.execute(sa.select(customers).order_by(customers.c.customer_id)).all()
+        return [_listed(row).customer for row in rows]
+
+    def names(self, customer_ids: Sequence[str]) -> dict[str, str]:
+        """Display names of those that are known."""
+        if not customer_ids:
+            return {}
+        query = sa.select(customers.c.customer_id, customers.c.name).where(
+            customers.c.customer_id.in_(set(customer_ids))
+        )
+        with self._database.reading() as connection:
+            return {row.customer_id: row.name for row in connection.execute(query)}
+
+    def page(
+        self,
+        *,
+        limit: int,
+        cursor: str | None = None,
+        state: str | None = None,
+        plan: str | None = None,
+        search: str | None = None,
+        sort: Sort = "exhaustion",
+    ) -> Page[Listed]:
+        """By time to exhaustion (soonest first, never last) or by name. Raises ValueError for a foreign cursor."""
+        never = 2**62
+        order = sa.func.coalesce(customers.c.exhausts_at_us, never) if sort == "exhaustion" else customers.c.name
+        query = sa.select(customers, order.label("ordered")).order_by(order, customers.c.customer_id).limit(limit + 1)
+        if state is not None:
+            query = query.where(customers.c.state == state)
+        if plan is not None:
+            query = query.where(customers.c.plan == plan)
+        if search:
+            found = customers.c.name.icontains(search, autoescape=True)
+            query = query.where(found | customers.c.customer_id.icontains(search, autoescape=True))
+        if cursor is not None:
+            after, last_id = _read_cursor(cursor, int if sort == "exhaustion" else str)
+            query = query.where((order > after) | ((order == after) & (customers.c.customer_id > last_id)))
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        more = len(rows) > limit
+        rows = rows[:limit]
+        next_cursor = _write_cursor(rows[-1].ordered, rows[-1].customer_id) if more else None
+        return Page([_listed(row) for row in rows], next_cursor)
+
+    def counts(self, now_us: int) -> dict[str, int]:
+        """How many: `customers`, each state, and `exhausting_within_24h`."""
+        soon = now_us + 86_400_000_000
+        with self._database.reading() as connection:
+            by_state = connection.execute(
+                sa.select(customers.c.state, sa.func.count()).group_by(customers.c.state)
+            ).all()
+            exhausting = connection.execute(
+                sa.select(sa.func.count())
+                .select_from(customers)
+                .where(customers.c.exhausts_at_us.between(now_us, soon), customers.c.state == "ok")
+            ).scalar_one()
+        counted: dict[str, int] = {"ok": 0, "throttled": 0, "stopped": 0, "suspended": 0}
+        counted |= {row[0]: row[1] for row in by_state}
+        return counted | {"customers": sum(counted.values()), "exhausting_within_24h": exhausting}
+
+
+def _text(value: msgspec.Struct | None) -> str | None:
+    return msgspec.json.encode(value).decode() if value is not None else None
+
+
+def _listed(row: Any) -> Listed:
+    fields = {name: getattr(row, name) for name in Customer.__struct_fields__}
+    return Listed(
+        customer=Customer(**fields | {"caps": json.loads(row.caps)}),
+        state=row.state,
+        state_since_us=row.state_since_us,
+        until_us=row.until_us,
+        tightest=msgspec.json.decode(row.tightest, type=Tightest) if row.tightest else None,
+        burn=msgspec.json.decode(row.burn, type=Burn) if row.burn else None,
+        exhausts_at_us=row.exhausts_at_us,
+        observed_at_us=row.observed_at_us,
+    )
+
+
+def _write_cursor(ordered: int | str, customer_id: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([ordered, customer_id]).encode()).decode()
+
+
+def _read_cursor(cursor: str, kind: type[int] | type[str]) -> tuple[int | str, str]:
+    try:
+        ordered, customer_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+    except (ValueError, TypeError) as exc:
+        raise ValueError("the cursor is not one of this list") from exc
+    if not isinstance(ordered, kind) or not isinstance(customer_id, str):
+        raise ValueError("the cursor is not one of this list")
+    return ordered, customer_id

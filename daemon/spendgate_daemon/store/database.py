@@ -1,0 +1,106 @@
+"""One engine, SQLite or PostgreSQL, with the same guarantees: a committed transaction survives a power cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any, Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql, sqlite
+
+BUSY_TIMEOUT_MS: Final = 15_000
+ROWS_PER_STATEMENT: Final = 500
+
+
+class Database:
+    """Threads may share it: `reading` and `writing` take a connection each."""
+
+    def __init__(self, url: str) -> None:
+        parsed = sa.make_url(url)
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self.engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+            sa.event.listen(self.engine, "connect", _prepare_sqlite)
+            sa.event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            self.engine = sa.create_engine(parsed, pool_size=8, pool_pre_ping=True)
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """One transaction; SQLite takes its write lock at the start, so that it can't fail half way for a reader."""
+        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            yield connection
+
+    def upsert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        keys: Sequence[str],
+        update: Mapping[str, Any] | Sequence[str] = (),
+    ) -> int:
+        """Insert rows; where `keys` exist already, set the columns of `update` (a sequence takes the new values; a
+        mapping gives expressions), or do nothing when it is empty. Returns how many rows were written."""
+        written = 0
+        insert = sqlite.insert if self.is_sqlite else postgresql.insert
+        for start in range(0, len(rows), ROWS_PER_STATEMENT):
+            statement = insert(table).values(list(rows[start : start + ROWS_PER_STATEMENT]))
+            if not update:
+                statement = statement.on_conflict_do_nothing(index_elements=list(keys))
+            elif isinstance(update, Mapping):
+                statement = statement.on_conflict_do_update(index_elements=list(keys), set_=dict(update))
+            else:
+                taken = {name: statement.excluded[name] for name in update}
+                statement = statement.on_conflict_do_update(index_elements=list(keys), set_=taken)
+            written += connection.execute(statement).rowcount
+        return written
+
+    def migrate(self) -> None:
+        """Bring the schema to this version's. Idempotent; on PostgreSQL concurrent callers wait for each other."""
+        with self.writing() as connection:
+            if not self.is_sqlite:
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7370656e64)"))
+            command.upgrade(self._alembic(connection), "head")
+
+    def revisions(self) -> tuple[str | None, str | None]:
+        """The schema's revision, and the one this version wants."""
+        with self.reading() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+            return current, ScriptDirectory.from_config(self._alembic(connection)).get_current_head()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @staticmethod
+    def _alembic(connection: sa.Connection) -> Config:
+        config = Config()
+        config.set_main_option("script_location", str(files("spendgate_daemon.store").joinpath("migrations")))
+        config.attributes["connection"] = connection
+        return config
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin where SQLAlchemy says, not where the driver guesses
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,121 @@
+"""Decisions as stored: their inputs, and the columns that lists filter by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from spendgate_daemon.store.database import Database
+from spendgate_daemon.store.page import Page
+from spendgate_daemon.store.schema import decisions
+
+
+class StoredDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """`verified` None: the verifier has not come by; False: the definition disagrees with the script. `count` is
+    above 1 only for `kind` `denials`."""
+
+    decision_id: str
+    kind: str
+    customer_id: str
+    event_id: str
+    at_us: int
+    mode: str
+    outcome: str
+    reason: str
+    limit_id: str
+    quantities: dict[str, int]
+    count: int
+    policy_digest: str
+    record: bytes
+    verified: bool | None = None
+    position: int = 0
+
+
+class Decisions:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def insert(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """Rows that are there already (by decision id) stay as they are."""
+        if rows:
+            self._database.upsert(connection, decisions, rows, keys=["decision_id"])
+
+    def known(self, connection: sa.Connection, decision_ids: Sequence[str]) -> set[str]:
+        """Which of these are stored."""
+        found: set[str] = set()
+        for start in range(0, len(decision_ids), 500):
+            part = decision_ids[start : start + 500]
+            query = sa.select(decisions.c.decision_id).where(decisions.c.decision_id.in_(part))
+            found |= set(connection.execute(query).scalars())
+        return found
+
+    def get(self, decision_id: str) -> StoredDecision | None:
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(decisions).where(decisions.c.decision_id == decision_id)).first()
+        return _stored(row) if row is not None else None
+
+    def page(
+        self,
+        *,
+        limit: int,
+        cursor: str | None = None,
+        customer_id: str | None = None,
+        outcome: str | None = None,
+        reason: str | None = None,
+        from_us: int | None = None,
+        to_us: int | None = None,
+    ) -> Page[StoredDecision]:
+        """Newest first; only decisions on events and counted denials. Raises ValueError for a foreign cursor."""
+        query = sa.select(decisions).where(decisions.c.kind != "standing")
+        if cursor is not None:
+            query = query.where(decisions.c.position < int(cursor))
+        for column, value in (("customer_id", customer_id), ("outcome", outcome), ("reason", reason)):
+            if value is not None:
+                query = query.where(decisions.c[column] == value)
+        if from_us is not None:
+            query = query.where(decisions.c.at_us >= from_us)
+        if to_us is not None:
+            query = query.where(decisions.c.at_us < to_us)
+        query = query.order_by(decisions.c.position.desc()).limit(limit + 1)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        items = [_stored(row) for row in rows[:limit]]
+        return Page(items, str(items[-1].position) if len(rows) > limit else None)
+
+    def after(self, position: int, limit: int) -> list[StoredDecision]:
+        """In the order they were stored, for the verifier."""
+        query = sa.select(decisions).where(decisions.c.position > position).order_by(decisions.c.position).limit(limit)
+        with self._database.reading() as connection:
+            return [_stored(row) for row in connection.execute(query)]
+
+    def mark_verified(self, connection: sa.Connection, positions: Sequence[int], *, verified: bool) -> None:
+        for start in range(0, len(positions), 500):
+            part = positions[start : start + 500]
+            connection.execute(decisions.update().where(decisions.c.position.in_(part)).values(verified=verified))
+
+    def outcomes_since(self, at_us: int) -> dict[str, int]:
+        """Decisions per outcome since an instant, counted denials included."""
+        query = (
+            sa.select(decisions.c.outcome, sa.func.sum(decisions.c["count"]))
+            .where(decisions.c.at_us >= at_us, decisions.c.kind != "standing")
+            .group_by(decisions.c.outcome)
+        )
+        with self._database.reading() as connection:
+            counted = {row[0]: int(row[1]) for row in connection.execute(query)}
+        return {"allow": 0, "throttle": 0, "stop": 0} | counted
+
+    def mismatches(self) -> int:
+        with self._database.reading() as connection:
+            query = sa.select(sa.func.count()).select_from(decisions).where(decisions.c.verified.is_(False))
+            return connection.execute(query).scalar_one()
+
+
+def _stored(row: Any) -> StoredDecision:
+    fields = {name: getattr(row, name) for name in StoredDecision.__struct_fields__ if name != "count"}
+    fields["quantities"] = json.loads(row.quantities)
+    fields["record"] = bytes(row.record)
+    return StoredDecision(**fields, count=row._mapping["count"])  # noqa: SLF001  (`count` is a method of a row)

@@ -1,0 +1,214 @@
+"""All tables. Migrations in `migrations/` lead here; a test holds the two equal.
+
+Instants are Unix microseconds, quantities whole base units: 64-bit integers throughout.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only for a column that is exactly INTEGER.
+Position = BigInteger().with_variant(Integer(), "sqlite")
+
+customers = Table(
+    "customers",
+    metadata,
+    Column("customer_id", String(256), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("caps", Text, nullable=False),
+    Column("granted_micro_credits", BigInteger),
+    Column("version", BigInteger, nullable=False),
+    Column("source", String(32), nullable=False),
+    Column("policy_digest", String(32), nullable=False),
+    Column("updated_at_us", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False, server_default="ok"),
+    Column("state_since_us", BigInteger, nullable=False, server_default="0"),
+    Column("until_us", BigInteger, nullable=False, server_default="0"),
+    Column("tightest", Text),
+    Column("burn", Text),
+    Column("exhausts_at_us", BigInteger),
+    Column("observed_at_us", BigInteger, nullable=False, server_default="0"),
+)
+Index("ix_customers_exhausts_at_us", customers.c.exhausts_at_us)
+Index("ix_customers_state", customers.c.state)
+
+policy_documents = Table(
+    "policy_documents",
+    metadata,
+    Column("digest", String(32), primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("loaded_at_us", BigInteger, nullable=False),
+)
+
+effective_policies = Table(
+    "effective_policies",
+    metadata,
+    Column("digest", String(32), primary_key=True),
+    Column("encoded", LargeBinary, nullable=False),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=True),
+    Column("decision_id", String(64), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("customer_id", String(256), nullable=False),
+    Column("event_id", String(256), nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("mode", String(16), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("limit_id", String(64), nullable=False),
+    Column("quantities", Text, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("policy_digest", String(32), nullable=False),
+    Column("verified", Boolean),
+    Column("record", LargeBinary, nullable=False),
+)
+Index("ix_decisions_customer_id_position", decisions.c.customer_id, decisions.c.position)
+Index("ix_decisions_at_us", decisions.c.at_us)
+
+guardrail_events = Table(
+    "guardrail_events",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=True),
+    Column("id", String(80), nullable=False, unique=True),
+    Column("customer_id", String(256), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("limit_id", String(64)),
+    Column("from_state", String(16)),
+    Column("to_state", String(16)),
+    Column("decision_id", String(64)),
+    Column("override_id", String(64)),
+    Column("message", Text, nullable=False),
+)
+Index("ix_guardrail_events_customer_id_position", guardrail_events.c.customer_id, guardrail_events.c.position)
+
+usage_events = Table(
+    "usage_events",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=True),
+    Column("event_id", String(256), nullable=False, unique=True),
+    Column("decision_id", String(64), nullable=False),
+    Column("customer_id", String(256), nullable=False),
+    Column("meter", String(256), nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("unit", String(64), nullable=False),
+    Column("model", Text),
+    Column("at_us", BigInteger, nullable=False),
+)
+Index("ix_usage_events_customer_id_meter_at_us", usage_events.c.customer_id, usage_events.c.meter, usage_events.c.at_us)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("sink", String(32), primary_key=True),
+    Column("position", Position, primary_key=True),
+    Column("item_id", String(256), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("created_at_us", BigInteger, nullable=False),
+    Column("next_attempt_us", BigInteger, nullable=False),
+    Column("error", Text),
+)
+Index("ix_deliveries_sink_state_position", deliveries.c.sink, deliveries.c.state, deliveries.c.position)
+Index("ix_deliveries_item_id", deliveries.c.item_id)
+
+cursors = Table(
+    "cursors",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("customer_id", String(256), primary_key=True),
+    Column("meter", String(256), primary_key=True),
+    Column("width_seconds", Integer, primary_key=True),
+    Column("start_seconds", BigInteger, primary_key=True),
+    Column("units", BigInteger, nullable=False),
+    Column("allowed", BigInteger, nullable=False),
+    Column("throttled", BigInteger, nullable=False),
+    Column("stopped", BigInteger, nullable=False),
+)
+Index("ix_rollups_width_seconds_start_seconds", rollups.c.width_seconds, rollups.c.start_seconds)
+
+external_usage = Table(
+    "external_usage",
+    metadata,
+    Column("customer_id", String(256), primary_key=True),
+    Column("meter", String(256), primary_key=True),
+    Column("hour_start_seconds", BigInteger, primary_key=True),
+    Column("quantity", BigInteger, nullable=False),
+)
+
+usagebox_totals = Table(
+    "usagebox_totals",
+    metadata,
+    Column("customer_id", String(256), primary_key=True),
+    Column("meter", String(256), primary_key=True),
+    Column("period_start_seconds", BigInteger, nullable=False),
+    Column("own", BigInteger, nullable=False),
+    Column("external", BigInteger, nullable=False),
+    Column("read_at_us", BigInteger, nullable=False),
+)
+
+overrides = Table(
+    "overrides",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("request_key", String(320), unique=True),
+    Column("customer_id", String(256), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("max_units", BigInteger, nullable=False),
+    Column("bypass", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("paid_by", String(16), nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at_us", BigInteger, nullable=False),
+    Column("expires_at_us", BigInteger, nullable=False),
+    Column("revoked_by", Text),
+    Column("revoked_at_us", BigInteger),
+    Column("revoke_reason", Text),
+    Column("ended", Boolean, nullable=False),
+)
+Index("ix_overrides_customer_id", overrides.c.customer_id)
+Index("ix_overrides_ended_expires_at_us", overrides.c.ended, overrides.c.expires_at_us)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("secret_sha256", String(64), nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("customer_id", String(256)),
+    Column("created_at_us", BigInteger, nullable=False),
+    Column("expires_at_us", BigInteger),
+    Column("revoked_at_us", BigInteger),
+)
+
+sign_in_links = Table(
+    "sign_in_links",
+    metadata,
+    Column("token_sha256", String(64), primary_key=True),
+    Column("principal", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("expires_at_us", BigInteger, nullable=False),
+    Column("used_at_us", BigInteger),
+)
