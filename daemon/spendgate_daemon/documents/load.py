@@ -38,7 +38,7 @@ def load_document(text: str | bytes, name: str = "policy") -> PolicyDocument:
     validator = jsonschema.Draft202012Validator(SCHEMA)
     faults = [
         Fault(_line_of(lines, tuple(error.absolute_path)), _path(tuple(error.absolute_path)), _message(error))
-        for error in _deepest(validator.iter_errors(value))
+        for error in validator.iter_errors(value)
     ]
     if faults:
         raise DocumentError(name, sorted(faults, key=lambda fault: fault.line))
@@ -84,14 +84,6 @@ def _value_of(node: yaml.Node, path: tuple[str | int, ...], lines: _Lines, name:
     if isinstance(node, yaml.SequenceNode):
         return [_value_of(child, (*path, index), lines, name) for index, child in enumerate(node.value)]
     return yaml.SafeLoader("").construct_object(node)
-
-
-def _deepest(errors: Any) -> list[jsonschema.ValidationError]:
-    """A limit matches one of several kinds: report the faults of the kind it says it is, not of all."""
-    found: list[jsonschema.ValidationError] = []
-    for error in errors:
-        found += _deepest(error.context) if error.validator == "allOf" and error.context else [error]
-    return found
 
 
 def _message(error: jsonschema.ValidationError) -> str:

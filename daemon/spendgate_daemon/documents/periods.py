@@ -83,9 +83,10 @@ def _instant_seconds(local: datetime, tz: ZoneInfo) -> int:
     instant = local.replace(tzinfo=tz).astimezone(UTC)
     if instant.astimezone(tz).replace(tzinfo=None) == local:
         return int(instant.timestamp())
-    before = local.replace(tzinfo=tz, fold=0).utcoffset()
-    after = local.replace(tzinfo=tz, fold=1).utcoffset()
-    gap = abs((before or timedelta()) - (after or timedelta()))
-    return int((local + gap).replace(tzinfo=tz).astimezone(UTC).timestamp()) - int(
-        ((local + gap).replace(tzinfo=tz).astimezone(tz).replace(tzinfo=None) - (local + gap)).total_seconds()
-    )
+    # In a gap, fold=0 reads the old offset (an instant after the jump) and fold=1 the new one (an instant before it).
+    early, late = (int(local.replace(tzinfo=tz, fold=fold).timestamp()) for fold in (1, 0))
+    old = datetime.fromtimestamp(early, tz).utcoffset()
+    while early + 1 < late:
+        middle = (early + late) // 2
+        early, late = (middle, late) if datetime.fromtimestamp(middle, tz).utcoffset() == old else (early, middle)
+    return late

@@ -1,0 +1,238 @@
+"""Policy documents: what is refused and how it is told, and what a good one compiles to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.resources import files
+from zoneinfo import ZoneInfo, available_timezones
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spendgate.limits import Credits, PerEvent, Quota, Rate
+from spendgate.policy import decode_policy
+from spendgate_daemon.documents import DocumentError, check_file, compile_default, compile_policy, load_document
+from spendgate_daemon.documents.compile import UnknownPlan
+from spendgate_daemon.documents.load import SCHEMA
+from spendgate_daemon.documents.periods import boundaries_of, parse_rate, window_of
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+DEFAULT = files("spendgate_daemon.documents").joinpath("default.yaml").read_text(encoding="utf-8")
+SMALL = """version: 1
+meters:
+  runs: {unit: run}
+  tokens.in: {unit: token}
+  tokens.out: {unit: token}
+plans:
+  basic:
+    limits:
+      - {kind: quota, id: month, meter: runs, cap: 10, period: month}
+"""
+
+
+def faults(text):
+    with pytest.raises(DocumentError) as caught:
+        load_document(text)
+    return caught.value.faults
+
+
+def small_with(limit):
+    return SMALL.replace("{kind: quota, id: month, meter: runs, cap: 10, period: month}", limit)
+
+
+def test_the_schema_is_a_schema():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_the_default_document_compiles_to_every_kind_of_limit():
+    document = load_document(DEFAULT)
+    assert list(document.plans) == ["free", "starter", "growth", "enterprise"]
+    policies = {plan: compile_policy(document, plan, {"tokens.output": 5000}, now=NOW) for plan in document.plans}
+    kinds = {type(limit) for policy in policies.values() for limit in policy.limits}
+    assert kinds == {Quota, Credits, Rate, PerEvent}
+    growth = policies["growth"].limits[0]
+    assert (growth.cap, growth.hard_cap) == (5000, None)
+    assert [(t.name, t.at) for t in growth.thresholds] == [("80%", 4000), ("100%", 5000), ("overage", 5001)]
+    assert policies["free"].limits[2].meters == ("tokens.input", "tokens.output")
+    assert all(decode_policy(policy.encode()) == policy for policy in policies.values())
+
+
+def test_the_digest_changes_with_the_content_and_not_with_the_layout_or_the_day():
+    document, spaced = load_document(SMALL), load_document(SMALL + "\n# a comment\n")
+    assert document.digest == spaced.digest
+    assert document.digest != load_document(SMALL.replace("cap: 10", "cap: 11")).digest
+    later = datetime(2026, 12, 31, 23, tzinfo=UTC)
+    assert compile_policy(document, "basic", {}, now=NOW) == compile_policy(document, "basic", {}, now=later)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field", "words"),
+    [
+        ("", 1, "", "empty"),
+        ("version: [1", 1, "", "not YAML"),
+        ("version: 1\nversion: 1\n", 2, "version", "twice"),
+        ("a: &x 1\nb: *x\n", 2, "", "aliases"),
+        (SMALL.replace("version: 1", "version: 2"), 1, "version", "1"),
+        (SMALL + "extra: 1\n", 1, "", "unknown field 'extra'"),
+        (small_with("{kind: concurrency, id: x, max: 3}"), 9, "plans.basic.limits[0].kind", "one of quota"),
+        (
+            small_with("{kind: quota, id: x, meter: runs, cap: -1, period: day}"),
+            9,
+            "plans.basic.limits[0].cap",
+            "whole",
+        ),
+        (
+            small_with("{kind: quota, id: x, meter: runs, cap: 1.5, period: day}"),
+            9,
+            "plans.basic.limits[0].cap",
+            "whole",
+        ),
+        (
+            small_with("{kind: quota, id: x, meter: runs, cap: 1, period: day, match: {}}"),
+            9,
+            "plans.basic.limits[0]",
+            "match",
+        ),
+        (small_with("{kind: quota, id: X!, meter: runs, cap: 1, period: day}"), 9, "plans.basic.limits[0].id", "a-z"),
+        (
+            small_with("{kind: quota, id: x, meter: run, cap: 1, period: day}"),
+            9,
+            "plans.basic.limits[0].meter",
+            "no meter",
+        ),
+        (
+            small_with('{kind: quota, id: x, meter: "*", cap: 1, period: day}'),
+            9,
+            "plans.basic.limits[0].meter",
+            "units",
+        ),
+        (small_with("{kind: quota, id: x, meter: runs, cap: 1, period: 5x}"), 9, "plans.basic.limits[0].period", "5h"),
+        (
+            small_with("{kind: quota, id: x, meter: runs, cap: 5, floor: 6, period: day}"),
+            9,
+            "plans.basic.limits[0].floor",
+            "always stop",
+        ),
+        (
+            small_with("{kind: quota, id: x, meter: runs, cap: 5, thresholds: [80, 50], period: day}"),
+            9,
+            "plans.basic.limits[0].thresholds",
+            "ascend",
+        ),
+        (
+            small_with("{kind: quota, id: x, meter: runs, cap: 5, period: day, timezone: Mars/Base}"),
+            9,
+            "plans.basic.limits[0].timezone",
+            "zone",
+        ),
+        (small_with("{kind: rate, id: x, meter: runs, rate: fast}"), 9, "plans.basic.limits[0].rate", "100000/min"),
+        (
+            small_with("{kind: rate, id: x, meter: runs, rate: 1/day, burst: 9000000000}"),
+            9,
+            "plans.basic.limits[0].burst",
+            "range",
+        ),
+        (
+            small_with("{kind: credits, id: x, weights: {tokens: {'*': 1}}}"),
+            9,
+            "plans.basic.limits[0].weights.tokens",
+            "no meter",
+        ),
+        (SMALL + "defaults: {unknown_customer: gold}\n", 10, "defaults.unknown_customer", "no plan"),
+        (SMALL.encode() + b"# \xff", 10, "", "UTF-8"),
+    ],
+)
+def test_a_bad_document_is_told_by_line_and_field(text, line, field, words):
+    found = faults(text)[0]
+    assert (found.line, found.field) == (line, field)
+    assert words in found.message
+
+
+def test_two_limits_of_one_plan_have_two_ids():
+    twice = SMALL + "      - {kind: per_event, id: month, max: 3}\n"
+    assert "names two limits" in faults(twice)[0].message
+
+
+def test_a_huge_document_is_refused_before_it_is_read():
+    assert "larger than" in faults("#" * (1024 * 1024 + 1))[0].message
+
+
+def test_contractual_caps_and_their_absence():
+    text = small_with("{kind: quota, id: x, meter: runs, cap: contract, period: day}")
+    for default, cap in (("deny", 0), ("7", 7)):
+        document = load_document(f"{text}defaults: {{missing_contractual_cap: {default}}}\n")
+        assert compile_policy(document, "basic", {}, now=NOW).limits[0].hard_cap == cap
+        assert compile_policy(document, "basic", {"runs": 30}, now=NOW).limits[0].hard_cap == 30
+    document = load_document(f"{text}defaults: {{missing_contractual_cap: unlimited}}\n")
+    assert compile_policy(document, "basic", {}, now=NOW).limits == ()
+
+
+def test_unknown_customers_are_denied_or_given_a_plan():
+    assert compile_default(load_document(SMALL), now=NOW).deny_unknown
+    named = load_document(SMALL + "defaults: {unknown_customer: basic}\n")
+    assert compile_default(named, now=NOW).limits
+    with pytest.raises(UnknownPlan, match="it has basic"):
+        compile_policy(named, "gold", {}, now=NOW)
+
+
+def test_the_most_specific_weight_counts():
+    text = small_with(
+        "{kind: credits, id: w, weights: {tokens.out: {'*': 1, 'claude-*': 2, 'claude-opus-*': 3, claude-x: 4}}}"
+    )
+    wallet = compile_policy(load_document(text), "basic", {}, now=NOW).limits[0]
+    assert [weight.model for weight in wallet.weights] == ["claude-x", "claude-opus-*", "claude-*", "*"]
+
+
+def test_rates_are_in_lowest_terms():
+    assert parse_rate("100000/min") == (1, 600, 100_000)
+    assert parse_rate("1/day") == (1, 86_400_000_000, 1)
+    assert parse_rate("0/min") is None
+
+
+def test_months_follow_the_billing_anchor_and_the_zone():
+    starts = boundaries_of("month", 31, "America/New_York", NOW)
+    local = [datetime.fromtimestamp(start, ZoneInfo("America/New_York")) for start in starts]
+    assert [(moment.month, moment.day, moment.hour) for moment in local[:4]] == [
+        (12, 31, 0),
+        (1, 31, 0),
+        (2, 28, 0),
+        (3, 31, 0),
+    ]
+
+
+def test_a_day_of_daylight_saving_has_23_or_25_hours():
+    window = window_of("day", 1, "Europe/Berlin", datetime(2026, 3, 20, tzinfo=UTC))
+    start, end = window.period_at(int(datetime(2026, 3, 29, 12, tzinfo=UTC).timestamp()) * 1_000_000)
+    assert end - start == 23 * 3600
+
+
+@given(
+    st.sampled_from(sorted(available_timezones())),
+    st.datetimes(datetime(2000, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC)),
+    st.sampled_from(["month", "week", "day"]),
+    st.integers(1, 31),
+)
+def test_boundaries_ascend_cover_now_and_begin_at_local_midnight(zone, now, period, anchor_day):
+    starts = boundaries_of(period, anchor_day, zone, now)
+    assert len(starts) == 65
+    assert all(a < b for a, b in zip(starts, starts[1:], strict=False))
+    assert starts[0] <= now.timestamp() < starts[-1]
+    assert starts == boundaries_of(period, anchor_day, zone, now), "stable"
+    for start in starts[:14]:
+        local = datetime.fromtimestamp(start, ZoneInfo(zone))
+        before = datetime.fromtimestamp(start - 1, ZoneInfo(zone))
+        assert before.date() < local.date()
+
+
+def test_check_tells_people_what_a_file_says(tmp_path):
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(SMALL)
+    bad.write_text(SMALL.replace("cap: 10", "cap: ten"))
+    report, fine = check_file(good, NOW)
+    assert fine
+    assert "quota:month" in report
+    report, fine = check_file(bad, NOW)
+    assert not fine
+    assert "line 9: plans.basic.limits[0].cap" in report
