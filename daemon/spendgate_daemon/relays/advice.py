@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from spendgate.client import Gate
 from spendgate.control import Control
@@ -48,8 +48,9 @@ class Advice:
         async with self._control.redis.pipeline(transaction=False) as pipe:
             for snapshot in known:
                 key = advice_key(snapshot.customer_id)
+                fields: dict[Any, Any] = dict(advice_of(snapshot))
                 pipe.delete(key)
-                pipe.hset(key, mapping=advice_of(snapshot))
+                pipe.hset(key, mapping=fields)
             await pipe.execute()
         observations = [self._observation(snapshot) for snapshot in known]
         if observations:
@@ -80,11 +81,11 @@ class Advice:
         )
 
 
-def advice_of(snapshot: Snapshot) -> dict[str | bytes, str | int | float | bytes]:
+def advice_of(snapshot: Snapshot) -> dict[str, str | int]:
     """`state`, `until` (Unix seconds, 0: does not end by itself), `remaining.<limit>`, `rate.<limit>` (units free now),
     and `remaining_tokens`, the least that is left of any token limit."""
     standing = snapshot.standing
-    fields: dict[str | bytes, str | int | float | bytes] = {
+    fields: dict[str, str | int] = {
         "state": standing.state,
         "until": standing.next_change_at_us // 1_000_000 if standing.state != "ok" else 0,
     }

@@ -76,7 +76,7 @@ def _usage(decision_id: str, record: Record, policy: EffectivePolicy) -> list[di
 
 def _events(decision_id: str, record: Record, policy: EffectivePolicy) -> list[GuardrailEvent]:
     result, before = record.result, record.standing.state
-    events = []
+    events: list[tuple[str, str | None, str | None, str | None, str]] = []
     for limit_id, name in result.crossed:
         kind = "overage_started" if name == "overage" else "threshold_crossed"
         message = (
@@ -87,22 +87,22 @@ def _events(decision_id: str, record: Record, policy: EffectivePolicy) -> list[G
         events.append((kind, limit_id, None, None, message))
     if result.state_after != before:
         kind = STATE_KINDS[result.state_after]
-        limit_id, message = _why(record, policy)
-        events.append((kind, limit_id, before, result.state_after, message))
+        reason_limit_id, message = _why(record, policy)
+        events.append((kind, reason_limit_id, before, result.state_after, message))
     return [
         GuardrailEvent(
             id=f"{decision_id}.{number}",
             customer_id=record.customer_id,
             kind=kind,
             at_us=record.now_us,
-            limit_id=limit_id,
+            limit_id=cited_limit_id,
             from_state=from_state,
             to_state=to_state,
             decision_id=decision_id,
             override_id=result.override_id or None,
             message=message,
         )
-        for number, (kind, limit_id, from_state, to_state, message) in enumerate(events, start=1)
+        for number, (kind, cited_limit_id, from_state, to_state, message) in enumerate(events, start=1)
     ]
 
 

@@ -1,0 +1,23 @@
+"""What can go wrong with UsageBox: it is not there (try again later), or it said no (do not)."""
+
+from __future__ import annotations
+
+
+class UsageBoxError(Exception):
+    """Root of this package's errors."""
+
+
+class UsageBoxUnavailable(UsageBoxError):
+    """No answer, an answer that makes no sense, 5xx or 429. `retry_after_seconds` is what a 429 asked for."""
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UsageBoxRefused(UsageBoxError):
+    """A 4xx answer: the same request will be refused again."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
