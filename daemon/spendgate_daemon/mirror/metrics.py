@@ -1,0 +1,13 @@
+"""What the mirror counts."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+APPLIED = Counter("spendgate_mirror_applied_total", "Policy states written to Redis", ["source"])
+UNKNOWN_PLANS = Counter("spendgate_mirror_unknown_plans_total", "Policy states that name a plan the document lacks")
+POLLS = Counter("spendgate_mirror_polls_total", "Polls of policy state", ["outcome"])
+MIRRORED_AT = Gauge("spendgate_mirror_last_success_timestamp_seconds", "When policy state was last compared")
+TOTALS_READ = Counter("spendgate_mirror_totals_total", "Usage totals read per customer", ["outcome"])
+BROKEN_DOCUMENTS = Counter("spendgate_policy_documents_refused_total", "Changed policy documents that were not good")
+WEBHOOKS = Counter("spendgate_webhooks_total", "Webhooks by outcome", ["outcome"])

@@ -1,0 +1,190 @@
+"""Policy state by polling: UsageBox's policies by cursor, its catalog where it has none, and a local file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+import yaml
+
+from spendgate.client import Gate
+from spendgate.control import STREAM_START, Control
+from spendgate.keys import PARTITIONS, partition_of, tag_of
+from spendgate.state import PolicyState
+from spendgate_daemon.mirror.apply import Applier, CustomerTerms
+from spendgate_daemon.mirror.metrics import MIRRORED_AT, POLLS
+from spendgate_daemon.store import Store
+from spendgate_daemon.usagebox import UsageBox, UsageBoxError
+
+CURSOR: Final = "mirror.policies"
+STATUS: Final = "mirror.status"
+UNKNOWN_KEPT_SECONDS: Final = 3600
+HINTS_BLOCK_MS: Final = 1000
+
+_log = structlog.get_logger("spendgate.mirror.poll")
+
+
+class Poll:
+    """`poll_once` is safe to call from the schedule and from hints at the same time: one runs, the others wait."""
+
+    def __init__(
+        self,
+        control: Control,
+        gate: Gate,
+        store: Store,
+        usagebox: UsageBox,
+        applier: Applier,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._control = control
+        self._gate = gate
+        self._store = store
+        self._usagebox = usagebox
+        self._applier = applier
+        self._now_us = now_us
+        self._lock = asyncio.Lock()
+        self._hint_cursors = dict.fromkeys(range(PARTITIONS), STREAM_START)
+
+    async def poll_once(self, *, full: bool = False) -> int:
+        """Fetch what changed since the last poll (`full`: everything) and apply it; how many customers changed.
+        Raises UsageBoxError; what was applied until then stays, and the cursor says where to go on."""
+        async with self._lock:
+            started_us = self._now_us()
+            try:
+                changed = await self._poll(full=full)
+            except UsageBoxError as exc:
+                POLLS.labels("error").inc()
+                await self._note(error=f"{type(exc).__name__}: {exc}"[:300])
+                raise
+            POLLS.labels("success").inc()
+            MIRRORED_AT.set(started_us / 1_000_000)
+            await self._control.mark_mirrored(started_us)
+            await self._note(error=None, last_poll_us=started_us)
+            return changed
+
+    async def _poll(self, *, full: bool) -> int:
+        cursor = None if full else await asyncio.to_thread(self._store.cursors.get, CURSOR)
+        changed = 0
+        while True:
+            page = await self._usagebox.policies(cursor)
+            if page is None:
+                return await self._poll_catalog()
+            policies, next_cursor = page
+            terms = [
+                CustomerTerms(
+                    customer_id=policy.customer_id,
+                    name=policy.name,
+                    plan=policy.plan,
+                    status=policy.status,
+                    caps=policy.caps,
+                    credits_granted_total=policy.credits_granted_total,
+                    version=policy.version,
+                )
+                for policy in policies
+            ]
+            changed += await self._applier.apply("usagebox", terms)
+            await asyncio.to_thread(self._store.cursors.put, {CURSOR: next_cursor})
+            if not policies or next_cursor == cursor:
+                return changed
+            cursor = next_cursor
+
+    async def _poll_catalog(self) -> int:
+        """A UsageBox without policies: plan and status from its subscriptions, the last one of a customer counts."""
+        subscriptions = await self._usagebox.subscriptions()
+        terms = {
+            each.customer_id: CustomerTerms(
+                customer_id=each.customer_id,
+                name=each.customer_id,
+                plan=each.plan_id,
+                status="active" if each.status == "active" else "cancelled",
+            )
+            for each in subscriptions or ()
+        }
+        return await self._applier.apply("catalog", list(terms.values()))
+
+    async def follow_hints_once(self) -> int:
+        """Wait a moment for hints; when there are some, poll at once. Hinted customers that nobody knows after that are
+        marked so for an hour, so that their next decision asks nobody."""
+        entries = await self._control.read_hints(self._hint_cursors, HINTS_BLOCK_MS)
+        if not entries:
+            return 0
+        self._hint_cursors |= {partition: stream_id for partition, stream_id, _ in entries}
+        await self.poll_once()
+        for customer_id in {value.decode() for _, _, value in entries}:
+            await self._mark_unknown(customer_id)
+        return len(entries)
+
+    async def _mark_unknown(self, customer_id: str) -> None:
+        if (await self._gate.snapshot(customer_id)).state is not None:
+            return
+        policy = self._applier.book.compile_default()
+        state = PolicyState(policy.digest, policy.plan, "unknown", 0, "mirror", self._now_us())
+        await self._control.put_state(customer_id, state, policy)
+        key = f"{tag_of(partition_of(customer_id))}state:{customer_id}"
+        await self._control.redis.expire(key, UNKNOWN_KEPT_SECONDS)
+
+    async def _note(self, *, error: str | None, last_poll_us: int | None = None) -> None:
+        """For `/v1/sync`: how the last poll went."""
+        text = await asyncio.to_thread(self._store.cursors.get, STATUS)
+        stored = json.loads(text or "{}")
+        stored |= {"error": error, "host": self._usagebox.host, "dialect": self._usagebox.dialect}
+        if last_poll_us is not None:
+            stored["last_poll_us"] = last_poll_us
+        await asyncio.to_thread(self._store.cursors.put, {STATUS: json.dumps(stored)})
+
+
+class CustomersFile:
+    """`customers.yaml`: `customers: {id: {name, plan, status, caps, credits_granted_total}}`; the weakest source."""
+
+    def __init__(self, path: Path, applier: Applier) -> None:
+        self._path = path
+        self._applier = applier
+        self._seen: tuple[int, int] | None = None
+
+    async def read_once(self) -> int:
+        """Apply the file when it changed; how many customers changed. A bad file is logged and changes nothing."""
+        try:
+            stat = self._path.stat()
+            if self._seen == (stat.st_mtime_ns, stat.st_size):
+                return 0
+            self._seen = (stat.st_mtime_ns, stat.st_size)
+            terms = read_customers(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError, msgspec.ValidationError) as exc:
+            _log.error("customers file refused", path=str(self._path), error=str(exc))
+            return 0
+        return await self._applier.apply("customers.yaml", terms)
+
+
+def read_customers(text: str) -> list[CustomerTerms]:
+    """Raises yaml.YAMLError or msgspec.ValidationError."""
+
+    class Entry(msgspec.Struct, forbid_unknown_fields=True):
+        plan: str
+        name: str | None = None
+        status: Any = "active"
+        caps: dict[str, int] = {}
+        credits_granted_total: int | None = None
+
+    class File(msgspec.Struct, forbid_unknown_fields=True):
+        customers: dict[str, Entry] = {}
+
+    file = msgspec.convert(yaml.safe_load(text) or {}, File)
+    return [
+        msgspec.convert(
+            {
+                "customer_id": customer_id,
+                "name": entry.name or customer_id,
+                "plan": entry.plan,
+                "status": entry.status,
+                "caps": entry.caps,
+                "credits_granted_total": entry.credits_granted_total,
+            },
+            CustomerTerms,
+        )
+        for customer_id, entry in file.customers.items()
+    ]
