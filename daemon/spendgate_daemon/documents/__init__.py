@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from spendgate_daemon.documents.check import check_file
-from spendgate_daemon.documents.compile import compile_default, compile_policy
+from spendgate_daemon.documents.compile import UnknownPlan, compile_default, compile_policy
 from spendgate_daemon.documents.document import PolicyDocument
-from spendgate_daemon.documents.errors import DocumentError, Fault
-from spendgate_daemon.documents.load import DEFAULT_DOCUMENT, load_document
+from spendgate_daemon.documents.errors import DocumentError, Fault, PolicyError
+from spendgate_daemon.documents.load import DEFAULT_DOCUMENT, SCHEMA, load_default, load_document
 
 __all__ = [
     "DEFAULT_DOCUMENT",
+    "SCHEMA",
     "DocumentError",
     "Fault",
     "PolicyDocument",
+    "PolicyError",
+    "UnknownPlan",
     "check_file",
     "compile_default",
     "compile_policy",
+    "load_default",
     "load_document",
 ]

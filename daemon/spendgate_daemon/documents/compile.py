@@ -1,8 +1,8 @@
-"""Document × plan × contractual caps → effective policy. Pure: the same input gives the same digest."""
+"""Document, plan and contractual caps → effective policy. Pure: the same input gives the same digest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from spendgate.limits import Credits, Limit, PerEvent, Quota, Rate, Threshold, Weight
@@ -16,17 +16,18 @@ from spendgate_daemon.documents.document import (
     RateRule,
     Rule,
 )
+from spendgate_daemon.documents.errors import PolicyError
 from spendgate_daemon.documents.periods import parse_rate, window_of
 from spendgate_daemon.documents.semantics import MAX_COUNTER, meters_of
 
 MICRO_CREDITS = 1_000_000
 
 
-class UnknownPlan(Exception):
+class UnknownPlan(PolicyError):  # noqa: N818  (a meaning, not a kind of error)
     """The document has no plan of this name."""
 
-    def __init__(self, plan: str, document: PolicyDocument) -> None:
-        super().__init__(f"the policy document has no plan {plan!r}; it has {', '.join(document.plans)}")
+    def __init__(self, plan: str, known: Sequence[str]) -> None:
+        super().__init__(f"the policy document has no plan {plan!r}; it has {', '.join(known)}")
         self.plan = plan
 
 
@@ -34,7 +35,7 @@ def compile_policy(document: PolicyDocument, plan: str, caps: Mapping[str, int],
     """The policy of a customer on `plan` with contractual `caps` (meter → units). `now` chooses which periods the
     calendar tables cover. Raises UnknownPlan."""
     if plan not in document.plans:
-        raise UnknownPlan(plan, document)
+        raise UnknownPlan(plan, tuple(document.plans))
     rules = document.plans[plan]
     limits = (_limit(document, rule, caps, now) for rule in rules.limits)
     return EffectivePolicy(
@@ -79,7 +80,7 @@ def _quota(document: PolicyDocument, rule: QuotaRule, caps: Mapping[str, int], n
         given = caps.get(meters[0], document.defaults.missing_contractual_cap)
         if given == "unlimited":
             return None
-        cap = 0 if given == "deny" else min(int(given), MAX_COUNTER)
+        cap = 0 if given == "deny" else max(0, min(given, MAX_COUNTER))
     else:
         cap = rule.cap
     hard_cap: int | None = cap
@@ -105,7 +106,7 @@ def _quota(document: PolicyDocument, rule: QuotaRule, caps: Mapping[str, int], n
 def _credits(document: PolicyDocument, rule: CreditsRule) -> Credits:
     fallback = document.defaults.model_without_weight
     weights = []
-    for meter, by_model in rule.weights.items():
+    for meter, by_model in sorted(rule.weights.items()):
         # Literal names before prefixes, longer prefixes before shorter: the most specific pattern counts.
         patterns = sorted(by_model, key=lambda pattern: (pattern.endswith("*"), -len(pattern), pattern))
         weights += [Weight(meter, pattern, by_model[pattern]) for pattern in patterns]
@@ -113,7 +114,7 @@ def _credits(document: PolicyDocument, rule: CreditsRule) -> Credits:
             weights.append(Weight(meter, "*", fallback))
     return Credits(
         id=rule.id,
-        meters=tuple(rule.weights),
+        meters=tuple(sorted(rule.weights)),
         weights=tuple(weights),
         floor=rule.floor * MICRO_CREDITS,
         granted_when_unknown=document.defaults.missing_credits * MICRO_CREDITS,

@@ -18,10 +18,21 @@ class Fault(msgspec.Struct, frozen=True):
         return f"line {self.line}: {self.field}: {self.message}" if self.field else f"line {self.line}: {self.message}"
 
 
-class DocumentError(Exception):
+class PolicyError(Exception):
+    """Root of what this package raises."""
+
+
+class DocumentError(PolicyError):
     """The document can't be used; whatever was in force stays in force."""
 
     def __init__(self, name: str, faults: Sequence[Fault]) -> None:
-        super().__init__("\n".join([f"{name}: {len(faults)} fault(s)", *(f"  {fault}" for fault in faults)]))
+        super().__init__(
+            "\n".join(
+                [
+                    f"{name}: {len(faults)} {'fault' if len(faults) == 1 else 'faults'}",
+                    *(f"  {fault}" for fault in faults),
+                ]
+            )
+        )
         self.name = name
         self.faults = tuple(faults)

@@ -1,32 +1,39 @@
-"""Text → checked document. YAML is read safely, with the line of every node, and nothing is coerced silently."""
+"""Text → checked document: parsed, held against the published schema, then against itself. Nothing is coerced."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from typing import Any, Final
 
 import jsonschema
 import msgspec
-import yaml
 
 from spendgate_daemon.documents.document import PolicyDocument
 from spendgate_daemon.documents.errors import DocumentError, Fault
+from spendgate_daemon.documents.reading import Path, line_of, path_text, read_yaml
 from spendgate_daemon.documents.semantics import faults_of
 
 MAX_DOCUMENT_BYTES: Final = 1024 * 1024
+MAX_FAULTS: Final = 50
 DEFAULT_DOCUMENT: Final = "default.yaml"
 """The document that `spendgate up` starts with; a resource of this package."""
 
-SCHEMA: Final = json.loads(files("spendgate_daemon.documents").joinpath("schema.json").read_text(encoding="utf-8"))
+SCHEMA: Final[dict[str, Any]] = json.loads(
+    files("spendgate_daemon.documents").joinpath("schema.json").read_text(encoding="utf-8")
+)
 
-_Lines = dict[tuple[str | int, ...], int]
+_SHOWN_CHARACTERS = 60
 
 
 def load_document(text: str | bytes, name: str = "policy") -> PolicyDocument:
-    """Parse and check a document completely. Raises DocumentError with every fault found."""
-    encoded = text.encode() if isinstance(text, str) else text
+    """Parse and check a document completely. Raises DocumentError with every fault found.
+
+    The digest is over the content, not the text: comments and the order of keys don't change it.
+    """
+    encoded = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if len(encoded) > MAX_DOCUMENT_BYTES:
         raise DocumentError(name, [Fault(1, "", f"the document is larger than {MAX_DOCUMENT_BYTES} bytes")])
     try:
@@ -34,76 +41,66 @@ def load_document(text: str | bytes, name: str = "policy") -> PolicyDocument:
     except UnicodeDecodeError as exc:
         line = encoded[: exc.start].count(b"\n") + 1
         raise DocumentError(name, [Fault(line, "", "the document is not valid UTF-8")]) from exc
-    value, lines = _read_yaml(decoded, name)
-    validator = jsonschema.Draft202012Validator(SCHEMA)
-    faults = [
-        Fault(_line_of(lines, tuple(error.absolute_path)), _path(tuple(error.absolute_path)), _message(error))
-        for error in validator.iter_errors(value)
-    ]
-    if faults:
-        raise DocumentError(name, sorted(faults, key=lambda fault: fault.line))
+    value, lines = read_yaml(decoded, name)
+
+    def refuse(found: Iterable[tuple[Path, str]]) -> None:
+        faults = [Fault(line_of(lines, path), path_text(path), message) for path, message in found]
+        if faults:
+            raise DocumentError(name, sorted(faults, key=lambda fault: fault.line)[:MAX_FAULTS])
+
+    refuse(_shape_faults(value))
     document = msgspec.convert(value, PolicyDocument)
-    found = [Fault(_line_of(lines, path), _path(path), message) for path, message in faults_of(document)]
-    if found:
-        raise DocumentError(name, sorted(found, key=lambda fault: fault.line))
+    refuse(faults_of(document))
     canonical = msgspec.json.encode(document, order="deterministic")
     return msgspec.structs.replace(document, digest=hashlib.sha256(canonical).hexdigest()[:32], text=decoded)
 
 
-def _read_yaml(text: str, name: str) -> tuple[Any, _Lines]:
-    lines: _Lines = {}
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1 if event.start_mark is not None else 1
-                raise DocumentError(name, [Fault(line, "", "aliases are not allowed")])
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is None:
-            raise DocumentError(name, [Fault(1, "", "the document is empty")])
-        return _value_of(root, (), lines, name), lines
-    except yaml.MarkedYAMLError as exc:
-        mark = exc.problem_mark or exc.context_mark
-        line = mark.line + 1 if mark is not None else 1
-        raise DocumentError(name, [Fault(line, "", f"this is not YAML: {exc.problem or exc.context}")]) from exc
-    except (yaml.YAMLError, RecursionError) as exc:
-        raise DocumentError(name, [Fault(1, "", f"this is not YAML: {exc}")]) from exc
+def load_default() -> PolicyDocument:
+    """The document that ships with the product."""
+    resource = files("spendgate_daemon.documents").joinpath(DEFAULT_DOCUMENT)
+    return load_document(resource.read_bytes(), DEFAULT_DOCUMENT)
 
 
-def _value_of(node: yaml.Node, path: tuple[str | int, ...], lines: _Lines, name: str) -> Any:
-    lines[path] = node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        mapping: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            if not isinstance(key_node, yaml.ScalarNode) or key in mapping:
-                line = key_node.start_mark.line + 1
-                problem = "this key appears twice" if key in mapping else "a key must be text"
-                raise DocumentError(name, [Fault(line, _path((*path, key)), problem)])
-            mapping[key] = _value_of(value_node, (*path, key), lines, name)
-        return mapping
-    if isinstance(node, yaml.SequenceNode):
-        return [_value_of(child, (*path, index), lines, name) for index, child in enumerate(node.value)]
-    return yaml.SafeLoader("").construct_object(node)
+def _is_whole(_checker: object, value: object) -> bool:
+    """JSON Schema counts 5.0 as an integer; a cap of 5.0 is a slip that a document should not carry."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _message(error: jsonschema.ValidationError) -> str:
-    if error.validator == "additionalProperties":
-        properties = error.schema.get("properties", {}) if isinstance(error.schema, dict) else {}
-        known = ", ".join(sorted(properties))
-        extra = sorted(set(error.instance) - set(properties)) if isinstance(error.instance, dict) else []
-        return f"unknown field {', '.join(map(repr, extra))}; known are {known}"
-    expected = error.schema.get("description") if isinstance(error.schema, dict) else None
-    return f"{error.message}; expected {expected}" if expected else error.message
+_Validator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_whole),
+)
+_validator = _Validator(SCHEMA)
 
 
-def _line_of(lines: _Lines, path: tuple[str | int, ...]) -> int:
-    while path and path not in lines:
-        path = path[:-1]
-    return lines.get(path, 1)
+def _shape_faults(value: Any) -> Iterator[tuple[Path, str]]:
+    for error in _validator.iter_errors(value):
+        path: Path = tuple(error.absolute_path)
+        if error.validator == "additionalProperties":
+            for extra in error.instance:
+                if extra not in error.schema.get("properties", {}):
+                    known = ", ".join(error.schema["properties"])
+                    yield (*path, extra), f"unknown field; known here are {known}"
+        elif error.validator == "required":
+            missing = [field for field in error.validator_value if field not in error.instance]
+            # One error comes per missing field: jsonschema names it only in its message.
+            field = next((field for field in missing if error.message.startswith(repr(field))), missing[0])
+            yield path, f"{field!r} is missing; expected {_expected(error.schema)}"
+        elif error.parent is None and "propertyNames" in error.absolute_schema_path:
+            yield (
+                (*path, error.instance),
+                f"{_shown(error.instance)} can't be a key; expected {_expected(error.schema)}",
+            )
+        else:
+            yield path, f"{_shown(error.instance)} can't be used; expected {_expected(error.schema)}"
 
 
-def _path(path: tuple[str | int, ...]) -> str:
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
+def _expected(schema: dict[str, Any]) -> str:
+    return str(schema.get("description", "what the schema says"))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -6,10 +6,11 @@ contract on two days of one month gives the same policy and the same digest.
 
 from __future__ import annotations
 
+import bisect
 import calendar
 import math
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -59,18 +60,20 @@ def window_of(period: str, anchor_day: int, zone: str, now: datetime) -> Window:
 def boundaries_of(period: str, anchor_day: int, zone: str, now: datetime) -> list[int]:
     """Ascending starts, in Unix seconds, of 64 periods and the end of the last. A day starts at the zone's local
     midnight; where that does not exist, at the first instant after it. A month starts on `anchor_day`, or on its last
-    day where it is shorter."""
+    day where it is shorter. A day that a zone skipped altogether (Apia, 2011-12-30) has no period."""
     tz = ZoneInfo(zone)
     local = now.astimezone(tz)
     if period == "month":
-        months = [((local.year - 1) * 12 + 11 + offset) for offset in range(PERIODS_AHEAD + 1)]
+        first = (local.year - 1) * 12 + 11  # December of last year: an anchor on the 31st may reach into January
+        months = range(first, first + PERIODS_AHEAD + 1)
         dates = [_anchored(month // 12, month % 12 + 1, anchor_day) for month in months]
     else:
-        first = datetime(local.year, local.month, 1)  # noqa: DTZ001  (a local date, localised below)
-        first -= timedelta(days=first.weekday() if period == "week" else 1)
+        start = datetime(local.year, local.month, 1)  # noqa: DTZ001  (a local date, localised below)
         step = timedelta(days=7 if period == "week" else 1)
-        dates = [first + step * index for index in range(PERIODS_AHEAD + 1)]
-    return [_instant_seconds(date, tz) for date in dates]
+        # One period early: Redis' clock may still be in last month when ours is not.
+        start -= step + timedelta(days=start.weekday() if period == "week" else 0)
+        dates = [start + step * index for index in range(PERIODS_AHEAD + 1)]
+    return sorted({_midnight_seconds(date, tz) for date in dates})
 
 
 def _anchored(year: int, month: int, anchor_day: int) -> datetime:
@@ -78,15 +81,15 @@ def _anchored(year: int, month: int, anchor_day: int) -> datetime:
     return datetime(year, month, min(anchor_day, last))  # noqa: DTZ001  (a local date, localised by the caller)
 
 
-def _instant_seconds(local: datetime, tz: ZoneInfo) -> int:
-    """Of a local midnight that the clock skips, the instant it jumps to."""
-    instant = local.replace(tzinfo=tz).astimezone(UTC)
-    if instant.astimezone(tz).replace(tzinfo=None) == local:
-        return int(instant.timestamp())
-    # In a gap, fold=0 reads the old offset (an instant after the jump) and fold=1 the new one (an instant before it).
-    early, late = (int(local.replace(tzinfo=tz, fold=fold).timestamp()) for fold in (1, 0))
-    old = datetime.fromtimestamp(early, tz).utcoffset()
-    while early + 1 < late:
-        middle = (early + late) // 2
-        early, late = (middle, late) if datetime.fromtimestamp(middle, tz).utcoffset() == old else (early, middle)
-    return late
+def _midnight_seconds(local: datetime, tz: ZoneInfo) -> int:
+    """The first instant whose local clock shows `local` or later. Where the clock shows midnight twice it is the
+    first time; where it jumps over midnight, the jump, which lies between the readings of both offsets."""
+    low = int(local.replace(tzinfo=tz, fold=1).timestamp())
+    high = int(local.replace(tzinfo=tz, fold=0).timestamp())
+    if high <= low:
+        return high
+
+    def reached(instant: int) -> bool:
+        return datetime.fromtimestamp(instant, tz).replace(tzinfo=None) >= local
+
+    return low + bisect.bisect_left(range(low, high + 1), True, key=reached)

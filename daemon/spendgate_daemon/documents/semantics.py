@@ -52,8 +52,8 @@ def faults_of(document: PolicyDocument) -> Faults:
 
 
 def meters_of(document: PolicyDocument, pattern: str) -> tuple[str, ...]:
-    """The document's meters that a pattern names, in the document's order."""
-    return tuple(meter for meter in document.meters if matches(pattern, meter))
+    """The document's meters that a pattern names, sorted: the order of keys in a document means nothing."""
+    return tuple(meter for meter in sorted(document.meters) if matches(pattern, meter))
 
 
 def _rule_faults(document: PolicyDocument, rule: Rule, at: Path) -> Faults:
@@ -103,7 +103,7 @@ def _rate_faults(rule: RateRule, at: Path) -> Faults:
     units, per_us, number = rate
     burst = rule.burst if rule.burst is not None else number
     if burst * per_us + units > MAX_COUNTER:
-        yield (*at, "burst"), f"a burst of {burst} at {rule.rate} leaves the range of exact integers (9×10^15)"
+        yield (*at, "burst"), f"a burst of {burst} at {rule.rate} leaves the range of exact integers (9e15)"
 
 
 def _credits_faults(document: PolicyDocument, rule: CreditsRule, at: Path) -> Faults:
