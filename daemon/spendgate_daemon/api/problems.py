@@ -1,0 +1,104 @@
+"""Problem details (RFC 9457): every error of the API has this one shape."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from spendgate.errors import (
+    Conflict,
+    GateUnavailable,
+    InvalidEvent,
+    NotPrepared,
+    SpendgateError,
+    UnknownMeter,
+)
+
+TYPE_BASE: Final = "https://spendgate.dev/problems/"
+CONTENT_TYPE: Final = "application/problem+json"
+
+
+class Problem(Exception):
+    """`slug` names the kind; `field` is the path of the input at fault and `expected` what it must be."""
+
+    def __init__(
+        self,
+        status: int,
+        slug: str,
+        title: str,
+        detail: str,
+        *,
+        field: str | None = None,
+        expected: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.slug = slug
+        self.title = title
+        self.detail = detail
+        self.field = field
+        self.expected = expected
+        self.headers = headers or {}
+
+    def as_json(self) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "type": TYPE_BASE + self.slug,
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.field is not None:
+            body["field"] = self.field
+        if self.expected is not None:
+            body["expected"] = self.expected
+        return body
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self.as_json())
+
+
+def invalid(field: str, expected: str) -> Problem:
+    """The input is understood and wrong: 422, naming the field."""
+    return Problem(
+        422, "invalid-input", "The input is not valid", f"{field} must be {expected}", field=field, expected=expected
+    )
+
+
+def malformed(detail: str) -> Problem:
+    """The body is not what it says it is: 400."""
+    return Problem(400, "malformed", "The body is not valid JSON", detail)
+
+
+def unauthorized(detail: str) -> Problem:
+    headers = {"www-authenticate": 'Bearer realm="spendgate"'}
+    return Problem(401, "unauthorized", "A valid API key is needed", detail, headers=headers)
+
+
+def forbidden(detail: str) -> Problem:
+    return Problem(403, "forbidden", "This key may not do that", detail)
+
+
+def not_found(what: str) -> Problem:
+    return Problem(404, "not-found", "Not found", what)
+
+
+def too_large(limit_bytes: int) -> Problem:
+    return Problem(413, "too-large", "The body is too large", f"a body has at most {limit_bytes} bytes")
+
+
+def problem_of(error: SpendgateError) -> Problem:
+    """What the gate says, as HTTP says it."""
+    if isinstance(error, UnknownMeter):
+        return Problem(422, "unknown-meter", "Unknown meter", str(error), field=error.field, expected=error.expected)
+    if isinstance(error, InvalidEvent):
+        return invalid(error.field, error.expected)
+    if isinstance(error, Conflict):
+        return Problem(409, "conflict", "This event_id was used before", str(error), field="event_id")
+    if isinstance(error, NotPrepared):
+        return Problem(503, "not-ready", "Spendgate is not ready", str(error), headers={"retry-after": "1"})
+    if isinstance(error, GateUnavailable):
+        detail = "Redis did not answer in time; retry with the same event_id, which is debited once"
+        return Problem(503, "unavailable", "The gate is unavailable", detail, headers={"retry-after": "1"})
+    return Problem(500, "internal", "Internal error", "The error was logged")

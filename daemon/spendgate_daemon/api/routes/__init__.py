@@ -1,0 +1,26 @@
+"""Every route that is not the decision path, a module for each noun. A new noun is a file here and a line below."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spendgate_daemon.api.routes import (
+    customers,
+    decisions,
+    flags,
+    guardrail_events,
+    health,
+    overrides,
+    schema,
+    sessions,
+    sync,
+    webhooks,
+)
+from spendgate_daemon.api.services import Services
+
+MODULES = (health, customers, decisions, guardrail_events, overrides, sessions, sync, flags, webhooks, schema)
+
+
+def route_handlers(services: Services) -> list[Any]:
+    """Handlers over the services; each names the scope it needs in its `opt`."""
+    return [handler for module in MODULES for handler in module.handlers(services)]
