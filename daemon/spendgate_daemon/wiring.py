@@ -1,0 +1,209 @@
+"""Everything is built here, from one Settings, and closed in the reverse order. Nothing connects at import."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+
+import msgspec
+
+from spendgate.client import Gate
+from spendgate.control import Control, Install
+from spendgate_daemon.api import Services
+from spendgate_daemon.documents import PolicyDocument, load_default, load_document
+from spendgate_daemon.jobs import Job
+from spendgate_daemon.metrics import OUTBOX_ENTRIES
+from spendgate_daemon.mirror.apply import Applier
+from spendgate_daemon.mirror.policy_book import DocumentFile, PolicyBook
+from spendgate_daemon.mirror.poll import CustomersFile, Poll
+from spendgate_daemon.mirror.totals import UsageTotals
+from spendgate_daemon.mirror.webhooks import WebhookReceiver
+from spendgate_daemon.redis_checks import refuse_eviction
+from spendgate_daemon.relays.advice import Advice
+from spendgate_daemon.relays.burn import BurnMeter
+from spendgate_daemon.relays.store_relay import StoreRelay
+from spendgate_daemon.relays.sweep import OverrideExpiry, Sweep
+from spendgate_daemon.relays.usagebox_policies import UsageBoxPolicyRelay
+from spendgate_daemon.relays.usagebox_usage import UsageBoxUsageRelay
+from spendgate_daemon.relays.verifier import Verifier
+from spendgate_daemon.settings import Settings, SettingsError
+from spendgate_daemon.store import Store
+from spendgate_daemon.usagebox import UsageBox
+
+GATE_TIMEOUT_SECONDS = 5.0
+"""For the daemon's own reads; an application chooses its own deadline."""
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What every process of ours needs."""
+
+    gate: Gate
+    control: Control
+    store: Store
+    install: Install
+
+
+class Every(msgspec.Struct, frozen=True):
+    """A job on the schedule."""
+
+    job: Job
+    interval_seconds: float
+
+
+class DaemonParts(msgspec.Struct, frozen=True):
+    """`loops` run as fast as there is work, `schedule` by the clock. `store_relay` says whether the daemon is ready."""
+
+    parts: Parts
+    loops: tuple[Job, ...]
+    schedule: tuple[Every, ...]
+    store_relay: Job
+
+
+def clock_us() -> int:
+    """Unix microseconds, UTC."""
+    return time.time_ns() // 1000
+
+
+def clock() -> datetime:
+    """Now, UTC."""
+    return datetime.now(UTC)
+
+
+def policy_document(settings: Settings) -> PolicyDocument:
+    """The configured document, or the shipped one. Raises DocumentError, and SettingsError for an unreadable file."""
+    if settings.policy_file is None:
+        return load_default()
+    try:
+        text = settings.policy_file.read_bytes()
+    except OSError as exc:
+        raise SettingsError(f"SPENDGATE_POLICY_FILE: {exc}") from exc
+    return load_document(text, str(settings.policy_file))
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
+    """Connect to Redis and the store, and bring both up to date. Raises GateUnavailable, UnsafeRedis, NotPrepared."""
+    redis_url, database_url = required(settings)
+    async with AsyncExitStack() as stack:
+        control = Control.from_url(redis_url)
+        stack.push_async_callback(control.aclose)
+        gate = await stack.enter_async_context(Gate.from_url(redis_url, timeout_seconds=GATE_TIMEOUT_SECONDS))
+        await control.ping()
+        await refuse_eviction(control.redis, acknowledged=settings.redis_policy_acknowledged)
+        install = await control.prepare()
+        store = await asyncio.to_thread(Store.open, database_url)
+        stack.push_async_callback(asyncio.to_thread, store.close)
+        yield Parts(gate, control, store, install)
+
+
+def required(settings: Settings) -> tuple[str, str]:
+    """URLs of Redis and the store. Raises SettingsError where one is missing."""
+    if settings.redis_url is None or settings.database_url is None:
+        missing = "SPENDGATE_REDIS_URL" if settings.redis_url is None else "SPENDGATE_DATABASE_URL"
+        raise SettingsError(f"{missing} is not set, and no `spendgate up` is running in {settings.home}")
+    return settings.redis_url, settings.database_url
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """What the API serves."""
+    async with open_parts(settings) as parts:
+        secret = settings.webhook_secret
+        yield Services(
+            gate=parts.gate,
+            control=parts.control,
+            store=parts.store,
+            webhooks=WebhookReceiver(secret.get_secret_value(), parts.control) if secret is not None else None,
+            install_id=parts.install.id,
+            environment=settings.environment,
+            sandbox=settings.usagebox_is_sandbox,
+        )
+
+
+@asynccontextmanager
+async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
+    """The daemon's jobs, ready to run."""
+    document = policy_document(settings)
+    async with AsyncExitStack() as stack:
+        parts = await stack.enter_async_context(open_parts(settings))
+        gate, control, store = parts.gate, parts.control, parts.store
+        advice = Advice(gate, control, store, BurnMeter())
+        applier = Applier(control, store, PolicyBook(document, clock), clock_us, advice.touch)
+        await applier.install_default()
+        relay = Job("store-relay", StoreRelay(control, store, [advice.touch]).run_once)
+        loops = [
+            relay,
+            Job("advice", advice.run_once),
+            Job("verifier", Verifier(store).run_once, idle_seconds=0.2),
+        ]
+        schedule = [
+            Every(Job("sweep", Sweep(control).run_once), 1),
+            Every(Job("override-expiry", OverrideExpiry(control, store, clock_us).run_once), 1),
+            Every(Job("outbox-size", lambda: _measure_outbox(control)), 5),
+            Every(Job("policy-document", _document_job(settings, applier), deadline_seconds=900), 2),
+            Every(Job("calendar", applier.recompile, deadline_seconds=900), 3600),
+        ]
+        if settings.customers_file is not None:
+            schedule.append(Every(Job("customers-file", CustomersFile(settings.customers_file, applier).read_once), 2))
+        if settings.usagebox_url is not None:
+            usagebox = _usagebox(settings, settings.usagebox_url)
+            stack.push_async_callback(usagebox.aclose)
+            more_loops, more_jobs = _usagebox_jobs(settings, parts, usagebox, applier, advice)
+            loops += more_loops
+            schedule += more_jobs
+        yield DaemonParts(parts, tuple(loops), tuple(schedule), relay)
+
+
+def _usagebox(settings: Settings, url: str) -> UsageBox:
+    key = settings.usagebox_key
+    return UsageBox(url, key.get_secret_value() if key is not None else None, dialect=settings.usagebox_dialect)
+
+
+def _usagebox_jobs(
+    settings: Settings, parts: Parts, usagebox: UsageBox, applier: Applier, advice: Advice
+) -> tuple[list[Job], list[Every]]:
+    gate, control, store = parts.gate, parts.control, parts.store
+    source = f"spendgate/{parts.install.id}"
+    poll = Poll(control, gate, store, usagebox, applier, clock_us)
+    totals = UsageTotals(control, gate, store, usagebox, source, clock_us, advice.touch)
+
+    async def full_poll() -> int:
+        return await poll.poll_once(full=True)
+
+    loops = [
+        Job("usagebox-usage", UsageBoxUsageRelay(store, usagebox, source, clock_us).run_once, idle_seconds=0.1),
+        Job("usagebox-policies", UsageBoxPolicyRelay(store, usagebox, clock_us).run_once, idle_seconds=0.05),
+        Job("hints", poll.follow_hints_once, idle_seconds=0),
+    ]
+    schedule = [
+        Every(Job("poll", poll.poll_once, deadline_seconds=300), settings.poll_interval_seconds),
+        Every(Job("full-poll", full_poll, deadline_seconds=900), 3600),
+        Every(Job("usage-totals", totals.read_once, deadline_seconds=300), settings.totals_interval_seconds),
+    ]
+    return loops, schedule
+
+
+def _document_job(settings: Settings, applier: Applier) -> Callable[[], Awaitable[int]]:
+    """Put a changed policy document in force; compile all customers again once at the start."""
+    file = DocumentFile(settings.policy_file) if settings.policy_file is not None else None
+    first = True
+
+    async def run() -> int:
+        nonlocal first
+        document = await asyncio.to_thread(file.changed) if file is not None else None
+        changed = document is not None and applier.book.replace(document)
+        if not changed and not first:
+            return 0
+        recompiled = await applier.recompile()
+        first = False
+        return recompiled
+
+    return run
+
+
+async def _measure_outbox(control: Control) -> int:
+    OUTBOX_ENTRIES.set(await control.outbox_length())
+    return 1
