@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
 
 
 @contextlib.contextmanager
-def serve(app: Any) -> Iterator[str]:
-    """Base URL of the app while the block runs."""
+def serve(app: Any, closing: Sequence[Callable[[], Awaitable[None]]] = ()) -> Iterator[str]:
+    """Base URL of the app while the block runs; `closing` runs at the end, on the app's own loop."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     started = threading.Event()
@@ -22,6 +22,11 @@ def serve(app: Any) -> Iterator[str]:
         async def startup(self, sockets=None):
             await super().startup(sockets)
             started.set()
+
+        async def shutdown(self, sockets=None):
+            await super().shutdown(sockets)
+            for close in closing:
+                await close()
 
     server = Server(uvicorn.Config(app, log_level="warning", lifespan="on", ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
