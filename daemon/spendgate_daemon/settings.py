@@ -1,169 +1,176 @@
-"""Settings: read once from the environment, frozen, unknown names refused.
+"""Settings: read once from the environment, frozen, and refused as a whole when one of them isn't known.
 
-Every default works on one machine: what has no URL is the embedded part under `home`.
+A mistyped variable that is silently ignored is a limit that silently doesn't hold, so any `SPENDGATE_*` name that is
+no setting is an error that names the nearest one.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AnyHttpUrl, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-PREFIX = "SPENDGATE_"
-KEYS_FILE = "keys.env"
-SECRETS = ("UBX_KEY", "SPENDGATE_WEBHOOK_SECRET")
-"""Read from the keys file where the environment does not set them."""
+PREFIX: Final = "SPENDGATE_"
+NO_SETTINGS: Final = ("SPENDGATE_TEST_", "SPENDGATE_EQUIVALENCE_")
+"""Names that belong to the test suite."""
 
-_OTHERS = frozenset(
-    {
-        "SPENDGATE_ADMIN_KEY",
-        "SPENDGATE_DECIDE_KEY",
-        "SPENDGATE_READ_KEY",
-        "SPENDGATE_FLAGS_KEY",
-        "SPENDGATE_USAGE_KEY",
-        "SPENDGATE_TEST_REQUIRE",
-        "SPENDGATE_EQUIVALENCE_STEPS",
-    }
-)
-"""Names with our prefix that are no settings: keys that commands read, and what the tests look at."""
+KEYS: Final = ("admin_key", "decide_key", "read_key", "flags_key")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+_http_url: TypeAdapter[AnyHttpUrl] = TypeAdapter(AnyHttpUrl)
 
 
 class SettingsError(Exception):
-    """The environment can't be used; the message names the variable and what was expected."""
+    """The environment holds an unknown or invalid setting, or lacks one; the message names it and what to do."""
 
 
 class Settings(BaseSettings):
-    """Variables are the names in capitals with the prefix SPENDGATE_, except UBX_KEY."""
+    """Every setting with its unit, its default and what None means. Read with `Settings.read()`."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True, populate_by_name=True)
 
-    environment: Annotated[str, Field(max_length=64)] = "local"
-    """Shown to people, so that nobody mistakes one installation for another."""
+    environment: str = Field("local", max_length=64, description="Name of this installation, shown on every page.")
+    home: Path = Field(
+        Path(".spendgate"), description="Directory of `spendgate up`: Redis data, store, sandbox, keys, logs."
+    )
+    host: str = Field(
+        "127.0.0.1", description="Address that API, daemon, sandbox and dashboard listen on; `0.0.0.0` in a container."
+    )
+    api_port: Port = Field(8700, description="TCP port of the API; 0 lets `spendgate up` choose a free one.")
+    dashboard_port: Port = Field(8501, description="TCP port of the dashboard; 0 as above.")
+    sandbox_port: Port = Field(8787, description="TCP port of the sandbox; 0 as above.")
+    daemon_port: Port = Field(8701, description="TCP port of the daemon's health and metrics; 0 as above.")
+    redis_url: str | None = Field(
+        None,
+        repr=False,
+        description="`redis://`, `rediss://` or `unix://` URL. None: the embedded Redis of `spendgate up`.",
+    )
+    redis_policy_acknowledged: bool = Field(
+        default=False,
+        description="Start although Redis may evict keys or hides its `maxmemory-policy` (managed services).",
+    )
+    database_url: str | None = Field(
+        None, repr=False, description="`postgresql://` or `sqlite:///` URL of the store. None: SQLite in the home."
+    )
+    usagebox_url: str | None = Field(
+        None, description="Base URL of UsageBox. None: the sandbox of `spendgate up`, or no UsageBox for a lone daemon."
+    )
+    usagebox_dialect: Literal["hosted", "usagedb"] = Field(
+        "hosted", description="Which form of the metering API it speaks: the hosted service's, or usageDb's own."
+    )
+    usagebox_is_sandbox: bool = Field(default=False, description="Its data is play data: pages say SANDBOX.")
+    usagebox_key: SecretStr | None = Field(
+        None, validation_alias="UBX_KEY", description="Key for UsageBox. None: it asks for none."
+    )
+    webhook_secret: SecretStr | None = Field(
+        None, description="Secret (`whsec_...`) of UsageBox's webhooks. None: they are refused, and polling remains."
+    )
+    poll_interval_seconds: float = Field(
+        5.0, ge=0.1, le=3600, description="Seconds between polls of UsageBox's policies; webhooks make it sooner."
+    )
+    totals_interval_seconds: float = Field(
+        15.0, ge=0.1, le=3600, description="Seconds between rounds of reading usage recorded outside the gate."
+    )
+    policy_file: Path | None = Field(None, description="Policy document, watched for changes. None: the shipped one.")
+    customers_file: Path | None = Field(
+        None, description="Customers for a UsageBox without policies, watched for changes. None: there is no such file."
+    )
+    api_url: str | None = Field(
+        None, description="Where the dashboard and commands reach the API. None: this machine at the API's port."
+    )
+    dashboard_url: str | None = Field(
+        None, description="Where people reach the dashboard, for sign-in links. None: this machine at its port."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
+    admin_key: SecretStr | None = Field(
+        None, description="API key for `sign-in`, and for your own calls. None: the one in the home's `keys.env`."
+    )
+    decide_key: SecretStr | None = Field(None, description="API key for `traffic`. None: the one in `keys.env`.")
+    read_key: SecretStr | None = Field(
+        None, description="API key with which `traffic` lists customers. None: the one in `keys.env`."
+    )
+    flags_key: SecretStr | None = Field(
+        None, description="API key for OFREP and flagd clients; Spendgate's own commands don't use it."
+    )
 
-    home: Path = Path(".spendgate")
-    """Folder of the embedded parts, their logs and the local keys."""
+    @field_validator("usagebox_url", "api_url", "dashboard_url")
+    @classmethod
+    def _is_http(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        _http_url.validate_python(url)
+        return url.rstrip("/")
 
-    host: str = "127.0.0.1"
-    """Address that servers listen on."""
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_standard(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and not secret.get_secret_value().startswith("whsec_"):
+            raise ValueError("must start with whsec_")
+        return secret
 
-    api_port: Port = 8700
-    dashboard_port: Port = 8501
-    sandbox_port: Port = 8787
-    daemon_port: Port = 8701
-    """Health and metrics of the daemon. Port 0, in `spendgate up`, is any free one."""
+    @classmethod
+    def read(cls) -> Self:
+        """Settings from the environment. Raises SettingsError."""
+        refuse_unknown(os.environ)
+        try:
+            return cls()
+        except ValidationError as exc:
+            faults = [f"{variable_of(str(fault['loc'][0]))}: {fault['msg']}" for fault in exc.errors()]
+            raise SettingsError("\n".join(faults)) from None
 
-    api_url: str | None = None
-    """Where the dashboard and `traffic` find the API. None: `host` and `api_port`."""
+    def at_home(self, home: Path | None) -> Self:
+        """The same with another home (None: as it is)."""
+        return self if home is None else self.model_copy(update={"home": home})
 
-    redis_url: str | None = None
-    """`redis://`, `rediss://` or `unix://`. None: the embedded Redis under `home`."""
-
-    database_url: str | None = None
-    """`postgresql://` or `sqlite:///`. None: an SQLite file under `home`."""
-
-    usagebox_url: str | None = None
-    """None: the sandbox."""
-
-    usagebox_dialect: Literal["hosted", "usagedb"] = "hosted"
-
-    ubx_key: Annotated[SecretStr | None, Field(validation_alias="UBX_KEY")] = None
-    """Key for UsageBox. None: the one in `home`/keys.env, else no authentication."""
-
-    webhook_secret: SecretStr | None = None
-    """Secret of UsageBox's webhooks, `whsec_...`. None: the one in `home`/keys.env, else webhooks are refused."""
-
-    policy_file: Path | None = None
-    """Policy document, watched for changes. None: the one that comes with Spendgate."""
-
-    customers_file: Path | None = None
-    """`customers.yaml`, watched for changes. None: no such source."""
-
-    poll_interval_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
-    """How often policy state is polled; webhooks make it sooner."""
-
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-
-    @property
-    def sandbox(self) -> bool:
-        """Whether UsageBox is the embedded one."""
-        return self.usagebox_url is None
-
-    @property
-    def redis(self) -> str:
-        return self.redis_url or f"unix://{quote(str(redis_socket(self.home)))}"
-
-    @property
-    def database(self) -> str:
-        return self.database_url or f"sqlite:///{self.home.absolute() / 'spendgate.db'}"
-
-    @property
-    def usagebox(self) -> str:
-        return self.usagebox_url or f"http://127.0.0.1:{self.sandbox_port}"
+    def as_environment(self) -> dict[str, str]:
+        """What a child process needs to read the same settings."""
+        values = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is not None:
+                values[variable_of(name)] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        return values
 
     @property
     def api(self) -> str:
-        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104  (told to clients, not listened on)
-        return self.api_url or f"http://{host}:{self.api_port}"
+        """URL of the API for its clients on this machine."""
+        return self.api_url or self.local_url(self.api_port)
 
     @property
-    def keys_file(self) -> Path:
-        return self.home / KEYS_FILE
+    def dashboard(self) -> str:
+        """URL of the dashboard for people."""
+        return self.dashboard_url or self.local_url(self.dashboard_port)
+
+    def local_url(self, port: int) -> str:
+        """URL of a part that listens at `host`."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # told to clients
+        return f"http://{host}:{port}"
 
 
-def redis_socket(home: Path) -> Path:
-    """Where the embedded Redis listens: under home, or, as a socket's path has at most 107 bytes, in the temporary
-    folder under a name made of home's."""
-    inside = home.absolute() / "redis.sock"
-    if len(os.fsencode(inside)) <= 100:
-        return inside
-    digest = hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"spendgate-{os.getuid()}-{digest}.sock"
+def variable_of(name: str) -> str:
+    """The environment variable of a field."""
+    return "UBX_KEY" if name in ("usagebox_key", "UBX_KEY") else PREFIX + name.upper()
 
 
-def read_settings(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
-    """Settings from the environment; `given` ones win. Raises SettingsError."""
-    variables = dict(os.environ if environment is None else environment)
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | _OTHERS
-    for name in variables:
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise SettingsError(f"{name} is no setting of Spendgate{hint}")
-    home = Path(given.get("home") or variables.get("SPENDGATE_HOME") or ".spendgate")
-    stored = read_keys(home / KEYS_FILE)
-    values: dict[str, Any] = {
-        name: variables[f"{PREFIX}{name.upper()}"]
-        for name in Settings.model_fields
-        if variables.get(f"{PREFIX}{name.upper()}")
-    }
-    for secret in SECRETS:
-        text = variables.get(secret) or stored.get(secret)
-        if text:
-            values["UBX_KEY" if secret == "UBX_KEY" else "webhook_secret"] = text
-    try:
-        return Settings(**values | {name: value for name, value in given.items() if value is not None})
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "?"
-        variable = name if name == "UBX_KEY" else f"{PREFIX}{name.upper()}"
-        raise SettingsError(f"{variable}: {first['msg']}") from exc
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Raise SettingsError for a `SPENDGATE_*` variable that is no setting, naming the nearest that is."""
+    known = sorted(variable_of(name) for name in Settings.model_fields)
+    faults = []
+    for name in sorted(names):
+        if name.startswith(PREFIX) and name not in known and not name.startswith(NO_SETTINGS):
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            faults.append(f"{name} is no setting; the nearest is {nearest}")
+    if faults:
+        raise SettingsError("\n".join(faults))
 
 
-def read_keys(path: Path) -> dict[str, str]:
-    """`NAME=value` lines of a keys file; an absent file has none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-    return {name.strip(): value.strip() for name, value in pairs}
+def value_of(secret: SecretStr | None) -> str | None:
+    """What a secret holds."""
+    return secret.get_secret_value() if secret is not None else None

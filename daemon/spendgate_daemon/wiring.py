@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 
@@ -29,11 +30,11 @@ from spendgate_daemon.relays.sweep import OverrideExpiry, Sweep
 from spendgate_daemon.relays.usagebox_policies import UsageBoxPolicyRelay
 from spendgate_daemon.relays.usagebox_usage import UsageBoxUsageRelay
 from spendgate_daemon.relays.verifier import Verifier
-from spendgate_daemon.settings import Settings, SettingsError
+from spendgate_daemon.settings import Settings, SettingsError, value_of
 from spendgate_daemon.store import Store
 from spendgate_daemon.usagebox import UsageBox
 
-GATE_TIMEOUT_SECONDS = 5.0
+GATE_TIMEOUT_SECONDS: Final = 5.0
 """For the daemon's own reads; an application chooses its own deadline."""
 
 
@@ -111,12 +112,12 @@ def required(settings: Settings) -> tuple[str, str]:
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """What the API serves."""
     async with open_parts(settings) as parts:
-        secret = settings.webhook_secret
+        secret = value_of(settings.webhook_secret)
         yield Services(
             gate=parts.gate,
             control=parts.control,
             store=parts.store,
-            webhooks=WebhookReceiver(secret.get_secret_value(), parts.control) if secret is not None else None,
+            webhooks=WebhookReceiver(secret, parts.control) if secret is not None else None,
             install_id=parts.install.id,
             environment=settings.environment,
             sandbox=settings.usagebox_is_sandbox,
@@ -158,8 +159,7 @@ async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
 
 
 def _usagebox(settings: Settings, url: str) -> UsageBox:
-    key = settings.usagebox_key
-    return UsageBox(url, key.get_secret_value() if key is not None else None, dialect=settings.usagebox_dialect)
+    return UsageBox(url, value_of(settings.usagebox_key), dialect=settings.usagebox_dialect)
 
 
 def _usagebox_jobs(

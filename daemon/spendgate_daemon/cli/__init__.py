@@ -1,0 +1,40 @@
+"""The command `spendgate`. Each subcommand is imported when it's used, so that none pays for another's libraries."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cyclopts import App, Group
+
+PARTS: Final = Group("The parts, one by one", sort_key=2)
+EVERYTHING: Final = Group("Everything", sort_key=1)
+TOOLS: Final = Group("Tools", sort_key=3)
+
+app = App(
+    name="spendgate",
+    help="The gate between AI usage and the customer's contract.",
+    version_flags=["--version"],
+)
+
+_COMMANDS: Final = (
+    ("up", EVERYTHING, "Run everything on this machine, without configuration."),
+    ("api", PARTS, "Run the HTTP API."),
+    ("daemon", PARTS, "Run the background daemon: relays, mirror, schedules."),
+    ("dashboard", PARTS, "Run the dashboard."),
+    ("sandbox", PARTS, "Run the sandbox, an embedded UsageBox."),
+    ("traffic", TOOLS, "Send load as an application would."),
+    ("policy", TOOLS, "Work with policy documents."),
+    ("keys", TOOLS, "Make, list and revoke API keys."),
+    ("sign-in", TOOLS, "Print a one-time link to the dashboard."),
+    ("doctor", TOOLS, "Check Redis, store, UsageBox, policy document and ports."),
+)
+
+for _name, _group, _help in _COMMANDS:
+    _function = "app" if _name in ("policy", "keys") else "command"
+    _module = f"spendgate_daemon.cli.{_name.replace('-', '_')}"
+    app.command(f"{_module}:{_function}", name=_name, group=_group, help=_help)
+
+
+def main() -> None:
+    """The entry point."""
+    app()

@@ -1,0 +1,38 @@
+"""Serve an ASGI app with uvicorn until a signal, and let the caller close what the app used afterwards."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any, Final, Literal
+
+import uvicorn
+
+STOP_SECONDS: Final = 3
+"""How long requests under way may take after a signal."""
+
+
+async def serve(app: Any, host: str, port: int, *, lifespan: Literal["on", "off"]) -> None:
+    """Serve until SIGINT or SIGTERM. Exits the process when the address is taken."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http="httptools",
+        ws="none",
+        lifespan=lifespan,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+        timeout_keep_alive=75,
+    )
+    # uvicorn raises the signals that it caught once more when it's done. They have done their work: what follows is
+    # the caller's tidy end, and a second signal must not cut that short.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _ignore)
+    await uvicorn.Server(config).serve()
+
+
+def _ignore(_signal: int, _frame: FrameType | None) -> None:
+    return
