@@ -23,6 +23,6 @@ async def sign_in_link(settings: Settings, principal: str | None) -> str:
         async with httpx.AsyncClient(base_url=settings.api, headers=headers, timeout=TIMEOUT_SECONDS) as http:
             response = await http.post("/v1/sign-in-links", json={"principal": principal} if principal else {})
             response.raise_for_status()
-            return f"{settings.dashboard}/?token={response.json()['token']}"
+            return f"{settings.dashboard}/signin?token={response.json()['token']}"
     except (httpx.HTTPError, KeyError, ValueError) as exc:
         raise NoSignIn(f"the API at {settings.api} made no sign-in link: {exc}") from exc

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from spendgate_daemon.api.auth import SCOPES
@@ -58,7 +58,7 @@ def create(
 @app.command(name="list")
 def list_(*, home: HomeOption = None) -> None:
     """List all keys, without their secrets."""
-    table = Table("id", "principal", "scopes", "customer", "made", "state")
+    table = Table(Column("id", min_width=16), "principal", "scopes", "customer", "made", "state")
     now_us = time.time_ns() // 1000
     with _store(home) as store:
         for key in store.keys.all():
