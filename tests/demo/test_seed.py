@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from serving import serve
 
+from serving import serve
 from spendgate_daemon.demo import DEMO_CUSTOMERS, DemoError, seed_demo
 from spendgate_daemon.demo.history import history_events
 from spendgate_daemon.sandbox import create_sandbox

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from importlib.resources import files
 
 import jsonschema
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spendgate.limits import Credits, PerEvent, Quota, Rate
 from spendgate.policy import decode_policy
@@ -196,3 +200,34 @@ def test_rates_are_in_lowest_terms():
     assert parse_rate("100000/min") == (1, 600, 100_000)
     assert parse_rate("1/day") == (1, 86_400_000_000, 1)
     assert parse_rate("0/min") is None
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**20), 10**20),
+    st.floats(),
+    st.text(max_size=20),
+    st.sampled_from(["contract", "month", "5h", "stop", "*", "deny", "100/min", "quota", [], {}]),
+)
+
+
+@given(st.data())
+def test_whatever_is_written_in_a_document_is_good_or_told_with_a_line_that_it_has(data):
+    value = yaml.safe_load(DEFAULT)
+    at, key = value, None
+    for _ in range(data.draw(st.integers(1, 6))):
+        if not isinstance(at, dict | list) or not at:
+            break
+        key = data.draw(st.sampled_from(sorted(at) if isinstance(at, dict) else range(len(at))))
+        parent, at = at, at[key]
+    parent[key] = data.draw(VALUES)
+    text = json.dumps(value, indent=1, allow_nan=True)
+    try:
+        document, told = load_document(text), ()
+    except DocumentError as exc:
+        document, told = None, exc.faults
+    assert all(1 <= fault.line <= text.count("\n") + 1 and fault.message for fault in told)
+    for plan in document.plans if document is not None else ():
+        policy = compile_policy(document, plan, {"tokens.output": 7}, now=NOW)
+        assert decode_policy(policy.encode()) == policy

@@ -23,7 +23,7 @@ from spendgate_daemon.documents.semantics import MAX_COUNTER, meters_of
 MICRO_CREDITS = 1_000_000
 
 
-class UnknownPlan(PolicyError):  # noqa: N818  (a meaning, not a kind of error)
+class UnknownPlan(PolicyError):
     """The document has no plan of this name."""
 
     def __init__(self, plan: str, known: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ import msgspec
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 
 
-class ConnectionLost(OSError):  # noqa: N818  (what happened, as ConnectionReset)
+class ConnectionLost(OSError):
     """Nobody answered, or not in HTTP; the request may or may not have been done."""
 
 
