@@ -76,6 +76,7 @@ def test_the_digest_changes_with_the_content_and_not_with_the_layout_or_the_day(
         ("version: 1\nversion: 1\n", 2, "version", "twice"),
         ("a: &x 1\nb: *x\n", 2, "b", "aliases"),
         (SMALL.replace("version: 1", "version: 2"), 1, "version", "1"),
+        (SMALL.replace("version: 1", "version: 1.0"), 1, "version", "1, the version"),
         (SMALL + "extra: 1\n", 10, "extra", "unknown field"),
         (
             small_with("{kind: concurrency, id: x, max: 3}"),
