@@ -20,7 +20,7 @@ up: $(READY)
 	@exec .venv/bin/spendgate up $(ARGS)
 
 test: $(READY)
-	@exec .venv/bin/python -m pytest $(ARGS)
+	@exec .venv/bin/pytest $(ARGS)
 
 lint: $(READY)
 	.venv/bin/ruff check

@@ -110,10 +110,11 @@ async def _storage(settings: Settings, home: Home, supervisor: Supervisor, conso
     with _step(console, "store and keys"):
         database_url = str(values.get("database_url") or settings.database_url)
         keys = await asyncio.to_thread(ensure_keys, home, database_url, lambda: time.time_ns() // 1000)
-    for name in (*KEYS, "usagebox_key", "webhook_secret"):
-        ours = name in KEYS or settings.usagebox_url is None
-        if getattr(settings, name) is None and ours:
-            values[name] = SecretStr(keys[variable_of(name)])
+    for name in KEYS:  # of this store, whatever keys this shell has from elsewhere
+        values[name] = SecretStr(keys[variable_of(name)])
+    if settings.usagebox_url is None:
+        for name in ("usagebox_key", "webhook_secret"):
+            values[name] = getattr(settings, name) or SecretStr(keys[variable_of(name)])
     return settings.model_copy(update=values)
 
 
