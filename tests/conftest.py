@@ -17,17 +17,10 @@ from pathlib import Path
 
 import pytest
 import redis
+
+from requirements import require
 from spendgate import Gate
 from spendgate.control import Control
-
-
-def require(what: str, *, found: bool) -> None:
-    """Skip because `what` is not on this machine; fail instead where everything is required."""
-    if found:
-        return
-    if os.environ.get("SPENDGATE_TEST_REQUIRE") == "all":
-        pytest.fail(f"{what} is required here (SPENDGATE_TEST_REQUIRE=all) and was not found")
-    pytest.skip(f"{what} is not on this machine")
 
 
 def find_redis_servers() -> dict[str, str]:

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
-from serving import serve
 from standardwebhooks.webhooks import Webhook
 
+from serving import serve
 from spendgate import Gate
 from spendgate.control import Control
 from spendgate.keys import PARTITIONS

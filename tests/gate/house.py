@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import redis
+
 from spendgate import SyncGate
 from spendgate.control import Control
 from spendgate.keys import PARTITIONS

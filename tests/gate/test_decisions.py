@@ -6,8 +6,8 @@ import asyncio
 import threading
 
 import pytest
-from house import credits_limit, per_event, policy_of, quota, rate
 
+from house import credits_limit, per_event, policy_of, quota, rate
 from spendgate import Conflict, Gate, GateUnavailable, InvalidEvent, NotPrepared, UnknownMeter
 from spendgate.keys import counters_key
 from spendgate.state import Override

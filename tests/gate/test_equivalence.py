@@ -16,6 +16,7 @@ import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
 from spendgate import script as scripts
 from spendgate.client import IDEMPOTENCY_WINDOW_US, _decide_arguments, _decoded
 from spendgate.decide import decide, refresh

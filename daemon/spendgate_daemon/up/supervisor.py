@@ -41,10 +41,14 @@ class Supervisor:
             await child.ready(READY_SECONDS)
 
         check = ready or healthy
+        child = await self._spawn(part, check)
+        await check(child)
+        return child
+
+    async def _spawn(self, part: Part, check: Ready) -> Child:
         child = await Child.start(part, self._logs)
         self._children[part.name] = (child, check)
         self._started[part.name] = time.monotonic()
-        await check(child)
         return child
 
     async def watch(self) -> None:
@@ -71,7 +75,8 @@ class Supervisor:
             raise failure
         child.kill()  # whatever it left in its group
         self._tell(f"{str(failure).splitlines()[0]}; started again")
-        await self.start(child.part, ready)
+        # Not waited for: it may become ready only when another part is back that ends meanwhile.
+        await self._spawn(child.part, ready)
 
     async def stop(self) -> None:
         """Stop all, Redis last: what the others write down in their end still needs it."""
