@@ -1,0 +1,26 @@
+"""What applications import is small: checked in fresh processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SERVING = {"litestar", "uvicorn", "starlette", "fastapi", "httptools", "streamlit", "plotly", "tornado"}
+STORING = {"sqlalchemy", "alembic", "psycopg", "apscheduler"}
+DAEMON = {"spendgate_daemon", "spendgate_dashboard", "pydantic", "httpx", "structlog", "rich", "cyclopts", "yaml"}
+
+
+@pytest.mark.parametrize(("package", "also_allowed"), [("spendgate", set()), ("spendgate_flags", {"openfeature"})])
+def test_importing_it_loads_no_web_framework_no_sql_and_no_streamlit(package, also_allowed):
+    script = f"import sys, {package}; print(' '.join({{name.partition('.')[0] for name in sys.modules}}))"
+    loaded = set(subprocess.check_output([sys.executable, "-c", script], text=True).split())
+    assert package in loaded
+    assert not loaded & (SERVING | STORING | DAEMON | {"openfeature"}) - also_allowed
+
+
+def test_the_command_imports_only_what_it_runs():
+    script = "import sys, spendgate_daemon.cli; print(' '.join({name.partition('.')[0] for name in sys.modules}))"
+    loaded = set(subprocess.check_output([sys.executable, "-c", script], text=True).split())
+    assert not loaded & (SERVING | STORING | {"redis", "yaml"})
