@@ -43,6 +43,7 @@ def create_app(services: Services) -> App:
         },
         after_request=_secure,
         request_max_body_size=MAX_BODY_BYTES,
+        logging_config=None,
         openapi_config=OpenAPIConfig(title="Spendgate", version="1", path="/openapi-of-routes", render_plugins=[]),
     )
 

@@ -68,6 +68,7 @@ def create_sandbox(
         exception_handlers={HTTPException: _text_error, Exception: _internal_error},
         request_max_body_size=MAX_BODY_BYTES,
         openapi_config=None,
+        logging_config=None,
     )
 
 
