@@ -19,7 +19,9 @@ RESTARTS: Final = 10
 STEADY_SECONDS: Final = 30.0
 """Who ran this long isn't restarting in a row any more."""
 
-LAST_TO_STOP: Final = "redis"
+LAST_TO_STOP: Final = ("redis", "sandbox")
+"""What others still write to in their end."""
+
 Ready = Callable[[Child], Awaitable[None]]
 
 
@@ -79,12 +81,11 @@ class Supervisor:
         await self._spawn(child.part, ready)
 
     async def stop(self) -> None:
-        """Stop all, Redis last: what the others write down in their end still needs it."""
+        """Stop all, and LAST_TO_STOP after the others."""
         children = {name: child for name, (child, _) in self._children.items()}
-        last = children.pop(LAST_TO_STOP, None)
+        last = [children.pop(name) for name in LAST_TO_STOP if name in children]
         await asyncio.gather(*(child.stop() for child in children.values()))
-        if last is not None:
-            await last.stop()
+        await asyncio.gather(*(child.stop() for child in last))
         self._children.clear()
 
     def kill(self) -> None:
