@@ -73,7 +73,7 @@ class Database:
         """Bring the schema to this version's. Idempotent; on PostgreSQL concurrent callers wait for each other."""
         with self.writing() as connection:
             if not self.is_sqlite:
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7370656e64)"))
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(737065)"))
             command.upgrade(self._alembic(connection), "head")
 
     def revisions(self) -> tuple[str | None, str | None]:
