@@ -13,7 +13,6 @@ from pathlib import Path
 
 import httpx
 
-
 SPENDGATE = Path(sys.executable).with_name("spendgate")
 TRACE = Path(__file__).parents[3] / "shared" / "data" / "AzureLLMInferenceTrace_conv.csv"
 START_SECONDS = 90

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -15,7 +15,7 @@ import yaml
 from spendgate.client import Gate
 from spendgate.control import STREAM_START, Control
 from spendgate.keys import PARTITIONS, partition_of, tag_of
-from spendgate.state import PolicyState
+from spendgate.state import PolicyState, Status
 from spendgate_daemon.mirror.apply import Applier, CustomerTerms
 from spendgate_daemon.mirror.metrics import MIRRORED_AT, POLLS
 from spendgate_daemon.store import Store
@@ -160,31 +160,30 @@ class CustomersFile:
         return await self._applier.apply("customers.yaml", terms)
 
 
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    plan: str
+    name: str | None = None
+    status: Status = "active"
+    caps: dict[str, int] = {}
+    credits_granted_total: int | None = None
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    customers: dict[str, _Entry] = {}
+
+
 def read_customers(text: str) -> list[CustomerTerms]:
     """Raises yaml.YAMLError or msgspec.ValidationError."""
 
-    class Entry(msgspec.Struct, forbid_unknown_fields=True):
-        plan: str
-        name: str | None = None
-        status: Any = "active"
-        caps: dict[str, int] = {}
-        credits_granted_total: int | None = None
-
-    class File(msgspec.Struct, forbid_unknown_fields=True):
-        customers: dict[str, Entry] = {}
-
-    file = msgspec.convert(yaml.safe_load(text) or {}, File)
+    file = msgspec.convert(yaml.safe_load(text) or {}, _File)
     return [
-        msgspec.convert(
-            {
-                "customer_id": customer_id,
-                "name": entry.name or customer_id,
-                "plan": entry.plan,
-                "status": entry.status,
-                "caps": entry.caps,
-                "credits_granted_total": entry.credits_granted_total,
-            },
-            CustomerTerms,
+        CustomerTerms(
+            customer_id=customer_id,
+            name=entry.name or customer_id,
+            plan=entry.plan,
+            status=entry.status,
+            caps=entry.caps,
+            credits_granted_total=entry.credits_granted_total,
         )
         for customer_id, entry in file.customers.items()
     ]

@@ -1,0 +1,213 @@
+"""The mirror against a real sandbox: what UsageBox says becomes what is enforced, and never goes back."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from serving import serve
+from spendgate.errors import SpendgateError
+from spendgate.keys import PARTITIONS
+from spendgate_daemon.documents import load_document
+from spendgate_daemon.mirror.apply import Applier, CustomerTerms
+from spendgate_daemon.mirror.policy_book import DocumentFile, PolicyBook
+from spendgate_daemon.mirror.poll import CustomersFile, Poll
+from spendgate_daemon.mirror.totals import UsageTotals
+from spendgate_daemon.sandbox import create_sandbox
+from spendgate_daemon.store import Store
+from spendgate_daemon.usagebox import UsageBox, UsageBoxError, UsageEvent
+
+DOCUMENT = """version: 1
+meters: {tokens: {unit: token}, runs: {unit: run}}
+plans:
+  basic:
+    limits:
+      - {kind: quota, id: month, meter: tokens, cap: contract, period: month}
+  prepaid:
+    limits:
+      - {kind: credits, id: wallet, weights: {tokens: {"big-*": 2000000, "*": 1000000}}}
+"""
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+class World:
+    """A sandbox, a mirror on it, and a gate that enforces."""
+
+    def __init__(self, run, control, gate, store, url) -> None:
+        self.run, self.control, self.gate, self.store = run, control, gate, store
+        self.usagebox = UsageBox(url, None)
+        self.book = PolicyBook(load_document(DOCUMENT), lambda: datetime.now(UTC))
+        self.applier = Applier(control, store, self.book, now_us)
+        self.poll = Poll(control, gate, store, self.usagebox, self.applier, now_us)
+        self.totals = UsageTotals(control, gate, store, self.usagebox, "spendgate/test", now_us)
+        self.person = httpx.Client(base_url=url)
+        run(self.applier.install_default())
+
+    def put(self, customer="acme", **terms):
+        assert self.person.put(f"/sandbox/v1/customers/{customer}", json=terms).status_code == 200
+
+    def snapshot(self, customer="acme"):
+        return self.run(self.gate.snapshot(customer))
+
+    def decide(self, quantity, customer="acme", **fields):
+        return self.run(self.gate.decide(customer, "tokens", quantity, **fields))
+
+    def used_elsewhere(self, quantity, *, at=None, model=None, event_id="x1", source="other"):
+        event = UsageEvent(
+            event_id,
+            "acme",
+            "tokens",
+            quantity,
+            "token",
+            int((at or datetime.now(UTC)).timestamp() * 1000),
+            source,
+            model,
+        )
+        assert self.run(self.usagebox.send_usage([event])).accepted == 1
+
+
+@pytest.fixture
+def world(run, control, gate, tmp_path):
+    store = Store.open(f"sqlite:///{tmp_path / 'store.db'}")
+    with serve(create_sandbox(tmp_path / "book.sqlite", key=None)) as url:
+        made = World(run, control, gate, store, url)
+        yield made
+        made.person.close()
+        run(made.usagebox.aclose())
+    store.close()
+
+
+def test_a_poll_brings_what_changed_and_says_so_once(world):
+    world.put(name="Acme", plan="basic", caps={"tokens": 100})
+    assert world.run(world.poll.poll_once()) == 1
+    assert world.run(world.poll.poll_once()) == 0
+    state = world.snapshot().state
+    assert (state.plan, state.version, state.source, state.caps) == ("basic", 1, "usagebox", {"tokens": 100})
+    assert world.snapshot().mirrored_at_us > 0
+    assert world.decide(101).outcome == "stop"
+    world.put(caps={"tokens": 200})
+    assert world.run(world.poll.poll_once()) == 1
+    assert world.decide(101).outcome == "allow"
+    world.put(status="suspended")
+    world.run(world.poll.poll_once())
+    assert world.decide(1).reason == "customer_suspended"
+
+
+def test_a_decision_cites_a_policy_that_the_store_has(world):
+    world.put(plan="basic", caps={"tokens": 100})
+    world.run(world.poll.poll_once())
+    assert world.store.policies.effective(world.decide(1).record.policy) is not None
+
+
+def test_an_older_version_is_passed_over(world):
+    terms = CustomerTerms(customer_id="acme", name="Acme", plan="basic", caps={"tokens": 9}, version=5)
+    assert world.run(world.applier.apply("usagebox", [terms])) == 1
+    old = CustomerTerms(customer_id="acme", name="Acme", plan="basic", caps={"tokens": 1}, version=4)
+    assert world.run(world.applier.apply("usagebox", [old])) == 0
+    assert world.snapshot().policy.limits[0].cap == 9
+
+
+def test_sources_have_an_order(world, tmp_path):
+    file = tmp_path / "customers.yaml"
+    file.write_text("customers: {acme: {plan: basic, caps: {tokens: 1}}}\n")
+    customers_file = CustomersFile(file, world.applier)
+    assert world.run(customers_file.read_once()) == 1
+    assert world.run(customers_file.read_once()) == 0
+    assert world.snapshot().state.source == "customers.yaml"
+    world.put(plan="basic", caps={"tokens": 2})
+    world.run(world.poll.poll_once())
+    assert (world.snapshot().state.source, world.snapshot().policy.limits[0].cap) == ("usagebox", 2)
+    file.write_text("customers: {acme: {plan: basic, caps: {tokens: 33}}}\n")
+    assert world.run(customers_file.read_once()) == 0, "the weaker source is silent now"
+    file.write_text("customers: [what")
+    assert world.run(customers_file.read_once()) == 0, "a broken file changes nothing"
+
+
+def test_a_plan_that_the_document_lacks_leaves_what_was_in_force(world):
+    world.put(plan="basic", caps={"tokens": 100})
+    world.run(world.poll.poll_once())
+    world.put(plan="gold")
+    world.run(world.poll.poll_once())
+    assert world.snapshot().state.plan == "basic"
+
+
+def test_usage_outside_the_gate_counts_and_our_own_is_not_counted_twice(world):
+    world.put(plan="basic", caps={"tokens": 1000})
+    world.run(world.poll.poll_once())
+    world.decide(100)
+    world.used_elsewhere(600)
+    world.used_elsewhere(100, event_id="own", source="spendgate/test")
+    world.used_elsewhere(5000, event_id="long ago", at=datetime.now(UTC) - timedelta(days=70))
+    world.person.post("/sandbox/v1/rollups/rebuild")
+    assert world.run(world.totals.read_once()) == 1
+    line = world.snapshot().limits()[0]
+    assert (line.used, line.external, line.remaining) == (100, 600, 300)
+    [total] = world.store.usage.totals("acme")
+    assert (total.own, total.external) == (100, 600)
+    points = world.store.usage.series("acme", "tokens", 0, 2**40, 3600)
+    assert sum(point.external for point in points) == 600
+    assert world.decide(301).outcome == "stop"
+    assert world.decide(300).customer_state == "stopped"
+
+
+def test_credits_used_outside_the_gate_are_weighted_by_model(world):
+    world.put(plan="prepaid", credits_granted_total=100)
+    world.run(world.poll.poll_once())
+    world.used_elsewhere(10, model="big-1", at=datetime.now(UTC))
+    world.used_elsewhere(10, model="small", event_id="x2")
+    world.run(world.totals.read_once())
+    assert world.snapshot().limits()[0].remaining == 70_000_000
+    world.person.post("/sandbox/v1/customers/acme/credits", json={"amount": 5})
+    world.run(world.poll.poll_once())
+    assert world.snapshot().limits()[0].remaining == 75_000_000
+
+
+def test_a_hint_polls_at_once_and_an_unknown_customer_is_remembered_as_such(world):
+    world.put("new", plan="basic", caps={"tokens": 5})
+    assert world.decide(1, customer="new").reason == "unknown_customer"
+    assert world.decide(1, customer="ghost").reason == "unknown_customer"
+    assert world.run(world.poll.follow_hints_once()) == 2
+    assert world.decide(1, customer="new").allowed
+    assert world.snapshot("ghost").state.status == "unknown"
+    before = len(world.run(world.control.read_hints(dict.fromkeys(range(PARTITIONS), "0-0"))))
+    world.decide(1, customer="ghost")
+    assert len(world.run(world.control.read_hints(dict.fromkeys(range(PARTITIONS), "0-0")))) == before
+    world.put("ghost", plan="basic", caps={"tokens": 5})
+    world.run(world.poll.poll_once())
+    assert world.decide(1, customer="ghost").allowed
+
+
+def test_a_usagebox_that_is_away_stops_nobody(world, run, control, gate):
+    world.put(plan="basic", caps={"tokens": 100})
+    world.run(world.poll.poll_once())
+    away = UsageBox("http://127.0.0.1:1", None, timeout_seconds=0.5)
+    poll = Poll(control, gate, world.store, away, world.applier, now_us)
+    with pytest.raises(UsageBoxError):
+        run(poll.poll_once())
+    run(away.aclose())
+    assert world.decide(1).allowed
+    assert "UsageBoxUnavailable" in world.store.cursors.get("mirror.status")
+
+
+def test_a_broken_document_never_replaces_a_good_one(world, tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text(DOCUMENT)
+    file = DocumentFile(path)
+    assert file.changed().digest == world.book.document.digest
+    assert file.changed() is None
+    path.write_text(DOCUMENT.replace("cap: contract", "cap: lots"))
+    assert file.changed() is None
+    path.write_text(DOCUMENT.replace("cap: contract", "cap: 7"))
+    world.put(plan="basic", caps={"tokens": 100})
+    world.run(world.poll.poll_once())
+    assert world.book.replace(file.changed())
+    assert world.run(world.applier.recompile()) == 1
+    assert world.decide(8).outcome == "stop"
+    with pytest.raises(SpendgateError):
+        world.run(world.gate.decide("acme", "nope", 1))
