@@ -70,9 +70,7 @@ async def callers(url: str, concurrency: int, requests: int) -> float:
 
     async def caller() -> None:
         for _ in range(requests // concurrency):
-            decision = await gate.decide(
-                CUSTOMER, "tokens", 7, event_id=f"e{next(_numbers):011}", metadata=METADATA
-            )
+            decision = await gate.decide(CUSTOMER, "tokens", 7, event_id=f"e{next(_numbers):011}", metadata=METADATA)
             assert decision.allowed
 
     started = time.perf_counter()

@@ -102,8 +102,8 @@ class SpendgateProvider(AbstractProvider):
     def resolve_boolean_details(
         self,
         flag_key: str,
-        default_value: bool,
-        evaluation_context: EvaluationContext | None = None,  # noqa: FBT001
+        default_value: bool,  # noqa: FBT001  (the SDK's signature)
+        evaluation_context: EvaluationContext | None = None,
     ) -> FlagResolutionDetails[bool]:
         return self._resolve(flag_key, default_value, evaluation_context, bool)
 

@@ -95,7 +95,7 @@ class Applier:
             name=terms.name,
             plan=terms.plan,
             status=terms.status,
-            version=_version(source, terms, before),
+            version=_version(terms, before),
             source=source,
             policy_digest=policy.digest,
             updated_at_us=self._now_us(),
@@ -147,7 +147,7 @@ class Applier:
         return len(changed)
 
 
-def _version(source: str, terms: CustomerTerms, before: Customer | None) -> int:
+def _version(terms: CustomerTerms, before: Customer | None) -> int:
     if terms.version is not None:
         return terms.version
     if before is None:

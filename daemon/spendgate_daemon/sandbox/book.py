@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from spendgate_daemon.sandbox.validation import ValidEvent, validate
 
@@ -69,7 +69,7 @@ class Book:
     def execute(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
         return self._db.execute(query, values).fetchall()
 
-    def __enter__(self) -> Book:
+    def __enter__(self) -> Self:
         self._db.execute("BEGIN IMMEDIATE")
         return self
 

@@ -203,11 +203,9 @@ def _write_cursor(ordered: int | str, customer_id: str) -> str:
     return base64.urlsafe_b64encode(json.dumps([ordered, customer_id]).encode()).decode()
 
 
-def _read_cursor(cursor: str, kind: type[int] | type[str]) -> tuple[int | str, str]:
+def _read_cursor(cursor: str, kind: type[int | str]) -> tuple[int | str, str]:
     try:
-        ordered, customer_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-    except (ValueError, TypeError) as exc:
+        ordered, customer_id = msgspec.json.decode(base64.urlsafe_b64decode(cursor.encode()), type=tuple[kind, str])  # type: ignore[valid-type]
+    except (ValueError, msgspec.MsgspecError) as exc:
         raise ValueError("the cursor is not one of this list") from exc
-    if not isinstance(ordered, kind) or not isinstance(customer_id, str):
-        raise ValueError("the cursor is not one of this list")
     return ordered, customer_id

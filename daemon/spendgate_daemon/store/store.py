@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Self
 
-from spendgate_daemon.store.customers import Customers
 from spendgate_daemon.store.cursors import Cursors
+from spendgate_daemon.store.customers import Customers
 from spendgate_daemon.store.database import Database
 from spendgate_daemon.store.decisions import Decisions
 from spendgate_daemon.store.deliveries import Deliveries
