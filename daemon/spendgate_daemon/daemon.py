@@ -120,6 +120,7 @@ async def _fault(parts: DaemonParts) -> str | None:
     last = parts.store_relay.last_success
     if last is None or time.time() - last > READY_WITHIN_SECONDS:
         return "the store relay has not succeeded lately"
-    if any(every.job.last_success is None for every in parts.schedule if every.job.name == "poll"):
-        return "UsageBox has not been read yet"
+    # Tried is enough: decisions go on with what is known while UsageBox is away.
+    if any(not every.job.attempts for every in parts.schedule if every.job.name == "poll"):
+        return "UsageBox has not been asked yet"
     return None

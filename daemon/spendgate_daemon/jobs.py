@@ -22,7 +22,7 @@ _log = structlog.get_logger("spendgate.jobs")
 
 
 class Job:
-    """`deadline_seconds` bounds one run. `idle_seconds` is the wait of `loop` after a run that found nothing to do."""
+    """`deadline_seconds` bounds one run; `attempts` are all that ended, `failures` those since the last success. `idle_seconds` is the wait of `loop` after a run that found nothing to do."""
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class Job:
         idle_seconds: float = 0.02,
     ) -> None:
         self.name = name
+        self.attempts = 0
         self.failures = 0
         self.last_success: float | None = None
         self._work = work
@@ -54,6 +55,7 @@ class Job:
             )
             return None
         finally:
+            self.attempts += 1
             JOB_SECONDS.labels(self.name).observe(time.perf_counter() - started)
         if self.failures:
             _log.info("a job recovered", job=self.name, failures=self.failures)

@@ -135,3 +135,11 @@ def _run_up(directory: Path, environment: dict[str, str]) -> subprocess.Complete
     return subprocess.run(
         command, check=False, cwd=directory, env=environment, capture_output=True, text=True, timeout=60
     )
+
+
+def test_a_part_that_cannot_start_ends_it_with_the_parts_own_words(tmp_path):
+    (tmp_path / "policy.yaml").write_text("version: 1\nmeters: {run: {unit: run}}\nplans: 7\n")
+    done = _run_up(tmp_path, clean_environment() | {"SPENDGATE_POLICY_FILE": "policy.yaml"})
+    assert done.returncode == 1
+    assert "daemon ended with exit code 1" in done.stdout
+    assert "line 3: plans" in done.stdout

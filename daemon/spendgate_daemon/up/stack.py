@@ -84,9 +84,12 @@ async def _run(settings: Settings, options: UpOptions, home: Home, supervisor: S
         settings = await _sandbox(settings, options, supervisor, console)
     with _step(console, "daemon, API and dashboard"):
         # The API needs what the daemon prepares in Redis; its readiness waits for that, so both may start at once.
-        async with asyncio.TaskGroup() as group:
-            for part in (daemon_part(settings), api_part(settings), dashboard_part(settings)):
-                group.create_task(supervisor.start(part))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for part in (daemon_part(settings), api_part(settings), dashboard_part(settings)):
+                    group.create_task(supervisor.start(part))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
     if with_sandbox and options.traffic:
         await supervisor.start(traffic_part(settings))
     home.write_addresses(_addresses(settings))
