@@ -18,26 +18,26 @@ from spendgate.script import DECIDE
 CUSTOMER = "bench"
 METADATA = {"model": "claude-5", "context_window": 9000}
 _numbers = itertools.count()
+_runs = itertools.count(10)
 
 
 def measure(*, quick: bool) -> list[Row]:
     requests = 4_000 if quick else 40_000
     with running_redis() as (url, port):
         asyncio.run(install(url))
-        arguments = benchmark_arguments()
         with redis.Redis.from_url(url) as client:
             client.script_load(DECIDE.source)
 
         def asyncio_ratio() -> float:
             mine = asyncio.run(callers(url, 64, requests))
-            return mine / redis_benchmark(port, 64, requests, arguments)
+            return mine / redis_benchmark(port, 64, requests, benchmark_arguments())
 
         def sync_ratio() -> float:
             mine = one_thread(url, requests // 4)
-            return mine / redis_benchmark(port, 1, requests // 4, arguments)
+            return mine / redis_benchmark(port, 1, requests // 4, benchmark_arguments())
 
         def cpu_us() -> float:
-            return redis_cpu_us(url, port, requests, arguments)
+            return redis_cpu_us(url, port, requests)
 
         return [
             Row("asyncio client, 64 callers / redis-benchmark -c 64", five(asyncio_ratio), "", ">= 0.9"),
@@ -56,10 +56,11 @@ async def install(url: str) -> None:
 
 
 def benchmark_arguments() -> list[str | bytes]:
-    """The client's own arguments, with the random parts where redis-benchmark puts its numbers."""
+    """The client's own arguments, with the random parts where redis-benchmark puts its numbers. It draws the same numbers
+    in every run, so a prefix keeps the events of one run apart from those of the next."""
     event = usage_event(CUSTOMER, "tokens", 7, event_id="__rand_int__", metadata=METADATA)
     arguments = _decide_arguments(event, "decide", dry_run=False)
-    arguments[5], arguments[6] = "__rand_int__", "abcdef"  # identity: 12 bytes; fingerprint: 6
+    arguments[5], arguments[6] = f"{next(_runs):02}__rand_int__", "abcdef"  # identity and fingerprint
     texts = [argument if isinstance(argument, bytes) else str(argument) for argument in arguments]
     return ["EVALSHA", DECIDE.sha, "1", counters_key(CUSTOMER), *texts]
 
@@ -88,9 +89,9 @@ def one_thread(url: str, requests: int) -> float:
         return requests / (time.perf_counter() - started)
 
 
-def redis_cpu_us(url: str, port: int, requests: int, arguments: list[str | bytes]) -> float:
+def redis_cpu_us(url: str, port: int, requests: int) -> float:
     """Time Redis itself spends in the script, by its own command statistics."""
     with redis.Redis.from_url(url) as client:
         client.config_resetstat()
-        redis_benchmark(port, 16, requests, arguments)
+        redis_benchmark(port, 16, requests, benchmark_arguments())
         return float(client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"])

@@ -20,14 +20,13 @@ def measure(*, quick: bool) -> list[Row]:
     requests = 2_000 if quick else 20_000
     with running_redis() as (url, port), tempfile.TemporaryDirectory() as directory:
         asyncio.run(clients.install(url))
-        arguments = clients.benchmark_arguments()
         with redis.Redis.from_url(url) as client:
             client.script_load(DECIDE.source)
         store = Store.open(f"sqlite:///{directory}/store.db")
         rates: list[float] = []
 
         def ratio() -> float:
-            made = redis_benchmark(port, 16, requests, arguments)
+            made = redis_benchmark(port, 16, requests, clients.benchmark_arguments())
             started = time.perf_counter()
             stored = asyncio.run(drain(url, store))
             rates.append(stored / (time.perf_counter() - started))

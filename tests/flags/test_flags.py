@@ -133,6 +133,8 @@ def test_the_provider_ends_an_override_by_itself(house):
     ask = lambda: provider.resolve_boolean_details("billing.hard-stop", False, ACME).value  # noqa: E731
     while not ask():
         pass
+    provider._feed.stop()
+    assert ask() is True, "and nobody tells anything from here on"
     clock[0] += 3599
     assert ask() is True
     clock[0] += 2

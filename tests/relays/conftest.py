@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from requirements import require
 
+from requirements import require
 from spendgate_daemon.store import Store
 
 

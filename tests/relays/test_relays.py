@@ -7,9 +7,9 @@ import time
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+
 from house import House, policy_of, quota
 from serving import serve
-
 from spendgate.keys import PARTITIONS
 from spendgate.record import decode_record
 from spendgate.state import Override

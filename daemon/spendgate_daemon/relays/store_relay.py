@@ -25,7 +25,7 @@ from spendgate_daemon.store import Store
 USAGE_SINK: Final = "usagebox.usage"
 POLICY_SINK: Final = "usagebox.policy"
 CURSOR_PREFIX: Final = "outbox."
-RECORDS_PER_PARTITION: Final = 200
+RECORDS_PER_PARTITION: Final = 500
 
 _log = structlog.get_logger("spendgate.relay.store")
 

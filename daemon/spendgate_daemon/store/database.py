@@ -15,7 +15,6 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
 BUSY_TIMEOUT_MS: Final = 15_000
-ROWS_PER_STATEMENT: Final = 500
 
 
 class Database:
@@ -52,22 +51,23 @@ class Database:
         *,
         keys: Sequence[str],
         update: Mapping[str, Any] | Sequence[str] = (),
-    ) -> int:
-        """Insert rows; where `keys` exist already, set the columns of `update` (a sequence takes the new values; a
-        mapping gives expressions), or do nothing when it is empty. Returns how many rows were written."""
-        written = 0
-        insert = sqlite.insert if self.is_sqlite else postgresql.insert
-        for start in range(0, len(rows), ROWS_PER_STATEMENT):
-            statement = insert(table).values(list(rows[start : start + ROWS_PER_STATEMENT]))
-            if not update:
-                statement = statement.on_conflict_do_nothing(index_elements=list(keys))
-            elif isinstance(update, Mapping):
-                statement = statement.on_conflict_do_update(index_elements=list(keys), set_=dict(update))
-            else:
-                taken = {name: statement.excluded[name] for name in update}
-                statement = statement.on_conflict_do_update(index_elements=list(keys), set_=taken)
-            written += connection.execute(statement).rowcount
-        return written
+    ) -> None:
+        """Insert rows, which all have the same columns; where `keys` exist already, set the columns of `update` (a sequence
+        takes the new values; a mapping gives expressions), or do nothing when it is empty.
+
+        One statement for all rows, compiled once and cached: a statement with the values in it took ten times as long.
+        """
+        if not rows:
+            return
+        statement = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        if not update:
+            statement = statement.on_conflict_do_nothing(index_elements=list(keys))
+        elif isinstance(update, Mapping):
+            statement = statement.on_conflict_do_update(index_elements=list(keys), set_=dict(update))
+        else:
+            taken = {name: statement.excluded[name] for name in update}
+            statement = statement.on_conflict_do_update(index_elements=list(keys), set_=taken)
+        connection.execute(statement, [dict(row) for row in rows])
 
     def migrate(self) -> None:
         """Bring the schema to this version's. Idempotent; on PostgreSQL concurrent callers wait for each other."""
