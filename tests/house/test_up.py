@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from requirements import require
 from upping import SCRIPTS, Up, clean_environment
 
 
@@ -33,6 +34,7 @@ def test_keys_are_for_the_owner_only(stack):
 
 
 def test_each_part_gets_only_the_secrets_it_needs(stack):
+    require("Linux with /proc", found=Path("/proc/self/environ").exists())
     keys = stack.keys()
 
     def environment(part: str) -> str:
@@ -75,6 +77,7 @@ def test_a_port_in_use_is_told_with_the_setting_to_change(tmp_path):
 def test_it_survives_every_way_to_end(tmp_path):
     """A signal ends it cleanly; the state is there afterwards; a dead child ends it with a message; `kill -9` leaves no
     orphan; a part is started again where that was asked for."""
+    require("Linux with /proc", found=Path("/proc/self/environ").exists())
     first = Up(tmp_path)
     addresses = first.wait_until_ready()
     _put_customer(first, addresses)
