@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -146,3 +147,11 @@ def test_a_part_that_cannot_start_ends_it_with_the_parts_own_words(tmp_path):
     assert done.returncode == 1
     assert "daemon ended with exit code 1" in done.stdout
     assert "line 3: plans" in done.stdout
+
+
+def test_the_sign_in_link_works_once(stack):
+    link = re.search(r"http://\S+/signin\?token=\S+", stack.output())[0]
+    first, second = httpx.get(link), httpx.get(link)
+    assert first.has_redirect_location
+    assert "set-cookie" in first.headers
+    assert "set-cookie" not in second.headers
