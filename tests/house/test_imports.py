@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -24,3 +25,8 @@ def test_the_command_imports_only_what_it_runs():
     script = "import sys, spendgate_daemon.cli; print(' '.join({name.partition('.')[0] for name in sys.modules}))"
     loaded = set(subprocess.check_output([sys.executable, "-c", script], text=True).split())
     assert not loaded & (SERVING | STORING | {"redis", "yaml"})
+
+
+def test_the_command_tells_the_version_of_the_distribution():
+    printed = subprocess.check_output([sys.executable, "-m", "spendgate_daemon.cli", "--version"], text=True)
+    assert printed.strip() == version("spendgate")

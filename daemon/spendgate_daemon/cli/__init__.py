@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Final
 
 from cyclopts import App, Group
@@ -13,7 +14,7 @@ TOOLS: Final = Group("Tools", sort_key=3)
 app = App(
     name="spendgate",
     help="The gate between AI usage and the customer's contract.",
-    version_flags=["--version"],
+    version=lambda: version("spendgate"),
 )
 
 _COMMANDS: Final = (
