@@ -18,7 +18,9 @@ def exact(quantity: int | None, unit: str) -> str:
     if quantity is None:
         return "no cap"
     if unit == "micro-credits":
-        return f"{quantity / MICRO:,.2f} credits"
+        whole, fraction = divmod(abs(quantity), MICRO)
+        digits = f"{whole:,}" + (f".{fraction:06d}".rstrip("0") if fraction else "")
+        return f"{'-' if quantity < 0 else ''}{digits} credits"
     return f"{quantity:,} {unit if quantity == 1 else unit + 's'}"
 
 

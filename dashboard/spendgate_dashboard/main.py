@@ -8,7 +8,7 @@ import streamlit as st
 
 from spendgate_dashboard.frame import signed_in
 from spendgate_dashboard.looks import CSS
-from spendgate_dashboard.pages import customer, events, overview, trace
+from spendgate_dashboard.views import customer, events, overview, trace
 
 ICON = Path(__file__).with_name("static") / "icon.png"
 

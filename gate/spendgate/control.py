@@ -6,7 +6,6 @@ outbox is for one reader, the store relay.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -164,7 +163,7 @@ class Control:
         """Raises GateUnavailable when Redis does not answer."""
         try:
             await self._redis.echo("spendgate")
-        except (redis.exceptions.RedisError, OSError, asyncio.TimeoutError) as exc:
+        except (TimeoutError, redis.exceptions.RedisError, OSError) as exc:
             raise GateUnavailable(f"Redis does not answer: {exc}") from exc
 
     @property

@@ -58,6 +58,8 @@ def _trace(decision_id: str) -> None:
         _inputs(decision, trace)
     with right:
         _after(decision, trace)
+    st.caption("Link to this trace")
+    st.code(f"{(st.context.url or '').split('?')[0]}?id={decision_id}", language=None)
     st.page_link(
         st.session_state["pages"]["Customer"],
         label=f"Customer {decision['customer_name']}",
@@ -110,7 +112,12 @@ def _inputs(decision: dict[str, Any], trace: dict[str, Any]) -> None:
         "Policy": trace["policy_digest"],
         "Redis clock": trace["clock"],
     }
-    st.dataframe({"Input": list(rows), "Value": list(rows.values())}, hide_index=True, alt="Inputs of this decision")
+    st.dataframe(
+        {"Input": list(rows), "Value": list(rows.values())},
+        hide_index=True,
+        height="content",
+        alt="Inputs of this decision",
+    )
 
 
 def _after(decision: dict[str, Any], trace: dict[str, Any]) -> None:
@@ -127,4 +134,9 @@ def _after(decision: dict[str, Any], trace: dict[str, Any]) -> None:
             for each in decision["deliveries"]
         },
     }
-    st.dataframe({"What": list(rows), "Value": list(rows.values())}, hide_index=True, alt="Result of this decision")
+    st.dataframe(
+        {"What": list(rows), "Value": list(rows.values())},
+        hide_index=True,
+        height="content",
+        alt="Result of this decision",
+    )

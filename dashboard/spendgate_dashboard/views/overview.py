@@ -127,4 +127,6 @@ def _burn(burn: dict[str, Any] | None) -> str:
 def _runs_out(row: dict[str, Any]) -> str:
     if row["state"] in ("stopped", "suspended"):
         return "has run out" if row["state"] == "stopped" else "–"
-    return within(instant(row["exhausts_at"])) if row["exhausts_at"] else "not before it resets"
+    if row["exhausts_at"]:
+        return within(instant(row["exhausts_at"]))
+    return "not before it resets" if row["burn_per_hour"] else "burn not known yet"

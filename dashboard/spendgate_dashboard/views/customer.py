@@ -58,9 +58,9 @@ def _choose() -> None:
 
 def _head(customer_id: str) -> None:
     customer = api().get(f"/v1/customers/{customer_id}")
-    banner(api().get("/v1/summary"))
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     left.title(customer["name"])
+    banner(api().get("/v1/summary"))
     if right.button("⚑ Override…", width="stretch", type="primary"):
         open_override_dialog(customer)
     _, _, tone = STATES[customer["state"]]
@@ -136,6 +136,8 @@ def _burn(customer: dict[str, Any]) -> None:
             f"At the present burn it runs out {within(runs_out, now)}."
             if runs_out
             else "At the present burn it does not run out before that."
+            if burn is not None
+            else "The present burn is not known yet."
         )
     )
 

@@ -1,0 +1,104 @@
+"""Debian's Chromium on the running product, signed in."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from acceptance_product import Product
+from requirements import require
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="session")
+def product(tmp_path_factory):
+    running = Product(tmp_path_factory.mktemp("browser") / "home")
+    running.contract("stopped-one", name="Stopped One", plan="starter", caps={"tokens.output": 1000, "ai_agent_run": 5})
+    running.decide("stopped-one", 1000)
+    running.denied = running.decide("stopped-one", 7)
+    running.wait_until_relayed()
+    yield running
+    assert running.stop() == 0, running.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    binary = shutil.which("chromium")
+    require("Chromium", found=binary is not None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=binary, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Screen:
+    """One browser window, and what went wrong in it."""
+
+    def __init__(self, page, base: str) -> None:
+        self.page, self.base = page, base
+        self.faults: list[str] = []
+        page.on("console", lambda message: self._note(message.text) if message.type == "error" else None)
+        page.on(
+            "response", lambda answer: self._note(f"{answer.status} {answer.url}") if answer.status >= 400 else None
+        )
+        page.on(
+            "request",
+            lambda request: (
+                None if self._is_local(request.url) else self.faults.append(f"left the machine: {request.url}")
+            ),
+        )
+
+    def _note(self, fault: str) -> None:
+        """On a deep link Streamlit looks for its server below the page's path first, where it is not, and then at the
+        root; the browser calls the first look an error."""
+        probe = "/_stcore/health" in fault or "/_stcore/host-config" in fault or fault.endswith("404 (Not Found)")
+        if not probe:
+            self.faults.append(fault)
+
+    def _is_local(self, url: str) -> bool:
+        return url.startswith((self.base, self.base.replace("http", "ws", 1), "data:", "blob:"))
+
+    def open(self, path: str) -> None:
+        self.page.goto(self.base + path)
+        self.page.wait_for_selector("h1", timeout=20_000)
+        self.settle()
+
+    def settle(self) -> None:
+        self.page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=20_000)
+
+    def see(self, text: str, seconds: float = 10) -> None:
+        """Fails unless this text is to be seen within the time; tables are read, too."""
+        self.page.get_by_text(text).first.wait_for(state="attached", timeout=seconds * 1000)
+
+
+@pytest.fixture(scope="session")
+def signed_in(product, chromium):
+    """Cookies of somebody who followed a one-time link."""
+    link = product.post("/v1/sign-in-links", {"principal": "alex@ops"}).json()["token"]
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(f"{product.addresses['dashboard_url']}/signin?token={link}")
+    state = context.storage_state()
+    context.close()
+    assert state["cookies"]
+    assert state["cookies"][0]["httpOnly"]
+    return state
+
+
+@pytest.fixture
+def screen(request, product, chromium, signed_in):
+    options = getattr(request, "param", {})
+    context = chromium.new_context(storage_state=signed_in, **{"viewport": {"width": 1400, "height": 1000}} | options)
+    yield Screen(context.new_page(), product.addresses["dashboard_url"])
+    context.close()

@@ -1,0 +1,136 @@
+"""The dashboard in a real browser: what people see, that it is true, and that it works."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+PAGES = {
+    "overview": "/",
+    "customer": "/customer?customer=stopped-one",
+    "events": "/events",
+    "trace": "/trace?id={trace}",
+}
+
+
+def path(product, name):
+    return PAGES[name].format(trace=product.denied["decision_id"])
+
+
+@pytest.mark.parametrize(
+    "screen", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"]
+)
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_is_whole(product, screen, name):
+    screen.open(path(product, name))
+    screen.see("SANDBOX")
+    assert screen.page.locator("h1").count() == 1
+    assert screen.page.locator("[data-testid=stException]").count() == 0
+    assert screen.faults == []
+
+
+@pytest.mark.parametrize("screen", [{"viewport": {"width": 390, "height": 800}}], indirect=True)
+@pytest.mark.parametrize("name", PAGES)
+def test_a_telephone_scrolls_one_way_only(product, name, screen):
+    screen.open(path(product, name))
+    screen.see("SANDBOX")
+    assert screen.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_without_a_session_nothing_is_shown_but_how_to_get_one(product, chromium):
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(product.addresses["dashboard_url"])
+    page.get_by_text("spendgate sign-in").wait_for(timeout=20_000)
+    assert "stopped-one" not in page.content()
+    used = page.goto(f"{product.addresses['dashboard_url']}/signin?token=used-before")
+    assert used.status == 403
+    context.close()
+
+
+def test_the_stop_is_on_the_customers_page_with_its_reason(product, screen):
+    screen.open(path(product, "customer"))
+    screen.see("output-month has 0 tokens left of 1,000 tokens")
+    customer = product.get("/v1/customers/stopped-one")
+    book = customer["usagebox"][0]
+    assert book["enforced"] == book["recorded"] == 1000
+    screen.see("1,000 tokens (100 %)")
+    screen.see("billing.hard-stop")
+
+
+def test_the_trace_says_what_the_api_says(product, screen):
+    screen.open(path(product, "trace"))
+    decision = product.get(f"/v1/decisions/{product.denied['decision_id']}")
+    screen.see(decision["reason"]["message"].split(",")[0])
+    screen.see(decision["unblock"]["message"])
+    line = next(line for line in decision["decision_trace"]["limits"] if line["id"] == "output-month")
+    assert (line["used"], line["limit"], line["amount"]) == (1000, 1000, 7)
+    table = screen.page.locator("[data-testid=stDataFrame] table[role=grid]").first
+    table.wait_for(state="attached")
+    text = table.inner_text()
+    for shown in ("output-month ← decided", "7 tokens", "1,000 tokens", "■ does not fit"):
+        assert shown in text
+
+
+def test_a_deep_link_survives_a_reload_and_an_unknown_id_is_told(product, screen):
+    screen.open("/events?outcome=stopped&customer=stopped-one")
+    screen.page.reload()
+    screen.page.wait_for_selector("h1", timeout=20_000)
+    expect(screen.page.get_by_label("Customer id")).to_have_value("stopped-one", timeout=10_000)
+    screen.open("/customer?customer=nobody-at-all")
+    screen.see("there is no customer")
+    screen.open("/trace?id=d000-1-1")
+    screen.see("there is no decision")
+
+
+def test_a_stop_shows_in_events_within_five_seconds_and_pause_freezes(product, screen):
+    screen.open("/events")
+    screen.see("Live")
+    product.contract("fresh", name="Fresh Stop", plan="starter", caps={"tokens.output": 1000})
+    product.decide("fresh", 1000)
+    screen.see("Fresh Stop", seconds=5)
+    screen.page.get_by_text("Pause").click()
+    screen.see("Paused")
+    product.contract("later", name="Came Later", plan="starter", caps={"tokens.output": 1000})
+    product.decide("later", 1000)
+    product.wait_until_relayed()
+    screen.page.wait_for_timeout(2500)
+    assert "Came Later" not in screen.page.content()
+
+
+def test_an_override_from_the_dialog_lets_the_customer_pass_once(product, screen):
+    product.contract("dialog", name="Dialog", plan="starter", caps={"tokens.output": 1000})
+    product.decide("dialog", 1000)
+    screen.open("/customer?customer=dialog")
+    screen.page.get_by_role("button", name="Override…").click()
+    dialog = screen.page.get_by_role("dialog")
+    make = dialog.get_by_role("button", name="Make the override")
+    make.click()
+    dialog.get_by_text("The id does not match: nothing was done.").wait_for()
+    confirm = dialog.get_by_label("Type the customer's id")
+    confirm.fill("dialog")
+    confirm.press("Tab")
+    make.click()
+    dialog.get_by_text("Nothing was done: reason must be").wait_for()
+    assert product.get("/v1/overrides", customer_id="dialog")["items"] == []
+    reason = dialog.get_by_label("Reason")
+    reason.fill("they called, upgrade is on its way")
+    reason.press("Tab")
+    screen.settle()
+    make.dblclick()
+    screen.see("Let pass:")
+    made = product.get("/v1/overrides", customer_id="dialog")["items"]
+    assert [(each["created_by"], each["reason"], each["max_units"]) for each in made] == [
+        ("alex@ops", "they called, upgrade is on its way", 10_000)
+    ]
+    assert product.decide("dialog", 5)["reason"]["code"] == "allowed_by_override"
+    screen.page.get_by_role("button", name="End it now").click()
+    screen.see("None is in force")
+    assert product.decide("dialog", 5)["decision"] == "stop"
+
+
+def test_empty_lists_say_why(product, screen):
+    screen.open("/events?customer=nobody-at-all")
+    screen.see("Nothing matches")
+    screen.open("/?q=no-such-customer")
+    screen.see("No customer matches this filter")
