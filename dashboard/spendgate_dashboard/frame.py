@@ -36,18 +36,23 @@ def signed_in() -> bool:
     return False
 
 
-def live(body: Callable[[], None]) -> None:
-    """Run a page's live part; an API that does not answer gives an error instead of old numbers."""
+def live(body: Callable[[], None], *, title: str | None = None) -> None:
+    """Run a page's live part; an API that does not answer gives an error instead of old numbers, under the given title if
+    the body would have made its own."""
     try:
         body()
         st.session_state.pop("down_since", None)
     except ApiDown as exc:
+        if title is not None:
+            st.title(title)
         since = st.session_state.setdefault("down_since", time.time())
         st.error(
             f"The API does not answer ({exc}), for {span(max(1.0, time.time() - since))}. Trying again by itself.",
             icon="⚠️",
         )
     except ApiRefused as exc:
+        if title is not None:
+            st.title(title)
         if exc.status == 401:
             st.warning(f"Your session is over: {exc.detail}. Make a new link with `spendgate sign-in`.")
         elif exc.status == 404:

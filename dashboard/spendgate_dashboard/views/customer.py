@@ -29,7 +29,7 @@ def show() -> None:
 
     @st.fragment(run_every=3)
     def head() -> None:
-        live(lambda: _head(customer_id))
+        live(lambda: _head(customer_id), title="Customer")
 
     @st.fragment(run_every=6)
     def rest() -> None:
