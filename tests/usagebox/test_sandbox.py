@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
-from serving import serve
 from standardwebhooks.webhooks import Webhook
 
+from serving import serve
 from spendgate_daemon.sandbox import create_sandbox
 from spendgate_daemon.usagebox import BatchResult, UsageBox, UsageBoxRefused, UsageBoxUnavailable, UsageEvent
 
@@ -70,7 +70,9 @@ def test_a_closed_period_refuses_usage(box, run, tmp_path):
 
 def test_policies_come_by_cursor_and_versions_grow(box, run):
     async def scenario():
-        async with httpx.AsyncClient(base_url=str(box._http.base_url), headers={"x-api-key": KEY, "authorization": f"Bearer {KEY}"}) as http:
+        async with httpx.AsyncClient(
+            base_url=str(box._http.base_url), headers={"x-api-key": KEY, "authorization": f"Bearer {KEY}"}
+        ) as http:
             path = "/sandbox/v1/customers/acme"
             assert (await http.put(path, json={"name": "Acme"})).status_code == 404
             await http.put(path, json={"name": "Acme", "plan": "starter", "caps": {"tokens": 5}})
@@ -82,16 +84,22 @@ def test_policies_come_by_cursor_and_versions_grow(box, run):
             return first, second
 
     first, second = run(scenario())
-    assert [(p.customer_id, p.version, p.caps, p.credits_granted_total) for p in first] == [("acme", 1, {"tokens": 5}, None)]
+    assert [(p.customer_id, p.version, p.caps, p.credits_granted_total) for p in first] == [
+        ("acme", 1, {"tokens": 5}, None)
+    ]
     assert [(p.version, p.credits_granted_total) for p in second] == [(2, 50)]
 
 
 def test_a_flag_is_raised_once_per_key(box, run):
     async def scenario():
         for key in ("k1", "k1"):
-            await box.raise_flag("acme", "hard-stop", reason="r", decision_id="d", occurred_at_us=1, idempotency_key=key)
+            await box.raise_flag(
+                "acme", "hard-stop", reason="r", decision_id="d", occurred_at_us=1, idempotency_key=key
+            )
         await box.clear_flag("acme", "hard-stop", idempotency_key="k2")
-        async with httpx.AsyncClient(base_url=str(box._http.base_url), headers={"authorization": f"Bearer {KEY}"}) as http:
+        async with httpx.AsyncClient(
+            base_url=str(box._http.base_url), headers={"authorization": f"Bearer {KEY}"}
+        ) as http:
             return (await http.get("/sandbox/v1/flag-events")).json()["items"]
 
     assert [item["kind"] for item in run(scenario())] == ["raised", "cleared"]
@@ -146,5 +154,3 @@ def test_webhooks_are_signed_and_repeated_until_taken(tmp_path):
     receiver.server_close()
     assert taken[0] == taken[1]
     assert taken[0]["data"] == {"customer_id": "acme", "version": 1}
-
-
