@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 import msgspec
@@ -16,26 +15,34 @@ import structlog
 
 from spendgate.decide import Mode
 from spendgate.decision import Decision
-from spendgate.errors import SpendgateError
+from spendgate.errors import InvalidEvent, SpendgateError
 from spendgate.event import UsageEvent
+from spendgate_daemon.api.asgi import (
+    Disconnected,
+    Receive,
+    ScopeDict,
+    Send,
+    headers_of,
+    read_body,
+    send_answer,
+    send_problem,
+)
 from spendgate_daemon.api.auth import Authenticator, Principal
-from spendgate_daemon.api.metrics import DECISION_SECONDS, DECISIONS, PROBLEMS
-from spendgate_daemon.api.problems import CONTENT_TYPE, Problem, invalid, problem_of, too_large
-from spendgate_daemon.api.reading import EVENT_FIELDS, MAX_BODY_BYTES, read_event, read_object
+from spendgate_daemon.api.metrics import DECISION_SECONDS, DECISIONS
+from spendgate_daemon.api.problems import Problem, internal, invalid, problem_of
+from spendgate_daemon.api.reading import EVENT_FIELDS, read_event, read_object
 from spendgate_daemon.api.services import Services
 
 MAX_BATCH: Final = 100
 FETCH_WAIT_SECONDS: Final = 0.3
 FETCH_POLL_SECONDS: Final = 0.01
-READ_TIMEOUT_SECONDS: Final = 10
+FETCH_WAITERS: Final = 200
+"""Beyond, unknown customers are denied without waiting: a flood of made-up ids must not hold the rest up."""
 
-ScopeDict = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+PATHS: Final = ("/v1/decisions", "/v1/decisions/batch", "/v1/usage")
 
-_FORBIDDEN_REASONS: Final = frozenset(
-    {"customer_suspended", "customer_cancelled", "unknown_customer", "model_not_allowed", "override_stop"}
-)
+_EXHAUSTED_REASONS: Final = frozenset({"quota_exceeded", "credits_exceeded", "above_burst", "event_too_large"})
+"""What more money or a larger plan would change; any other stop is forbidden rather than unpaid."""
 
 _log = structlog.get_logger("spendgate.api.decisions")
 
@@ -46,30 +53,34 @@ class DecisionPath:
     def __init__(self, services: Services, authenticator: Authenticator) -> None:
         self._services = services
         self._authenticator = authenticator
-        self._routes = {
-            "/v1/decisions": self._decide,
-            "/v1/decisions/batch": self._batch,
-            "/v1/usage": self._record,
-        }
+        self._routes = dict(zip(PATHS, (self._decide, self._batch, self._record), strict=True))
+        self._waiters = 0
 
     def serves(self, scope: ScopeDict) -> bool:
-        return scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._routes
+        return scope["method"] == "POST" and scope["path"] in self._routes
 
     async def __call__(self, scope: ScopeDict, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = headers_of(scope)
         try:
             principal = await self._authenticator.authenticate(headers.get("authorization"))
-            body = await _read_body(headers, receive)
+            body = await read_body(headers, receive)
             status, answer, extra = await self._routes[scope["path"]](principal, headers, body)
-            await _send(send, status, msgspec.json.encode(answer), "application/json", extra)
+            encoded = msgspec.json.encode(answer)
+        except Disconnected:
+            return
         except Problem as problem:
-            await _send_problem(send, problem)
+            await send_problem(send, problem)
         except SpendgateError as exc:
             translated = problem_of(exc)
             if translated.status >= 500:
                 _log.error("not decided", error=str(exc))
-            await _send_problem(send, translated)
+            await send_problem(send, translated)
+        except Exception as exc:  # noqa: BLE001  # the boundary of a request: logged, counted, answered
+            _log.error("unexpected error", path=scope["path"], exc_info=exc)
+            await send_problem(send, internal())
+        else:
+            await send_answer(send, status, encoded, "application/json", extra)
         finally:
             DECISION_SECONDS.observe(time.perf_counter() - started)
 
@@ -128,7 +139,10 @@ class DecisionPath:
             idempotency_key=headers.get("idempotency-key"),
             traceparent=headers.get("traceparent"),
         )
-        decision = await self._services.gate.submit(event, mode=mode, dry_run=dry_run)
+        try:
+            decision = await self._services.gate.submit(event, mode=mode, dry_run=dry_run)
+        except InvalidEvent as exc:
+            raise _as_written(exc, value) from exc
         if decision.reason == "unknown_customer" and decision.record.state is None and not dry_run:
             decision = await self._after_one_fetch(event, decision)
         DECISIONS.labels(decision.outcome, decision.reason).inc()
@@ -137,15 +151,30 @@ class DecisionPath:
     async def _after_one_fetch(self, event: UsageEvent, denied: Decision) -> Decision:
         """The script has asked the mirror for this customer. Wait for what it finds, or marks as unknown, a moment; the
         marker lasts, so that only the first of a customer's events waits."""
-        deadline = time.monotonic() + FETCH_WAIT_SECONDS
-        while time.monotonic() < deadline:
-            snapshot = await self._services.gate.snapshot(event.customer_id)
-            if snapshot.known:
-                return await self._services.gate.submit(event)
-            if snapshot.state is not None:
-                return denied
-            await asyncio.sleep(FETCH_POLL_SECONDS)
+        if self._waiters >= FETCH_WAITERS:
+            return denied
+        self._waiters += 1
+        try:
+            deadline = time.monotonic() + FETCH_WAIT_SECONDS
+            while time.monotonic() < deadline:
+                snapshot = await self._services.gate.snapshot(event.customer_id)
+                if snapshot.known:
+                    return await self._services.gate.submit(event)
+                if snapshot.state is not None:
+                    break
+                await asyncio.sleep(FETCH_POLL_SECONDS)
+        finally:
+            self._waiters -= 1
         return denied
+
+
+def _as_written(error: InvalidEvent, value: dict[str, Any]) -> Problem:
+    """The gate counts an event of one meter as `meter` and `quantity`; the caller may have written `quantities`."""
+    problem = problem_of(error)
+    if "quantities" in value and error.field in ("meter", "quantity"):
+        problem.field = f"quantities.{next(iter(value['quantities']))}"
+        problem.detail = f"{problem.field} must be {problem.expected}"
+    return problem
 
 
 def _prefers_gateway(prefer: str) -> bool:
@@ -157,39 +186,4 @@ def _gateway_status(decision: Decision) -> tuple[int, dict[str, str]]:
         return 429, {"retry-after": str(max(1, decision.retry_after_seconds or 1))}
     if decision.outcome == "allow":
         return 200, {}
-    return (403 if decision.reason in _FORBIDDEN_REASONS else 402), {}
-
-
-async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
-    """At most MAX_BODY_BYTES, whatever the content-length says."""
-    announced = headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
-        raise too_large(MAX_BODY_BYTES)
-    chunks: list[bytes] = []
-    size_bytes, more = 0, True
-    async with asyncio.timeout(READ_TIMEOUT_SECONDS):
-        while more:
-            message = await receive()
-            chunk = message.get("body", b"")
-            size_bytes += len(chunk)
-            if size_bytes > MAX_BODY_BYTES:
-                raise too_large(MAX_BODY_BYTES)
-            chunks.append(chunk)
-            more = message.get("more_body", False)
-    return b"".join(chunks)
-
-
-async def _send_problem(send: Send, problem: Problem) -> None:
-    PROBLEMS.labels(str(problem.status), problem.slug).inc()
-    await _send(send, problem.status, problem.encode(), CONTENT_TYPE, problem.headers)
-
-
-async def _send(send: Send, status: int, body: bytes, content_type: str, extra: dict[str, str]) -> None:
-    headers = [
-        (b"content-type", content_type.encode()),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-        *((name.encode(), value.encode()) for name, value in extra.items()),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    return (402 if decision.reason in _EXHAUSTED_REASONS else 403), {}

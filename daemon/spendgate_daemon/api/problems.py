@@ -17,6 +17,8 @@ from spendgate.errors import (
 
 TYPE_BASE: Final = "https://spendgate.dev/problems/"
 CONTENT_TYPE: Final = "application/problem+json"
+MAX_SHOWN: Final = 1000
+RETRY_SOON: Final = {"retry-after": "1"}
 
 
 class Problem(Exception):
@@ -37,9 +39,9 @@ class Problem(Exception):
         self.status = status
         self.slug = slug
         self.title = title
-        self.detail = detail
-        self.field = field
-        self.expected = expected
+        self.detail = _printable(detail)
+        self.field = _printable(field) if field is not None else None
+        self.expected = _printable(expected) if expected is not None else None
         self.headers = headers or {}
 
     def as_json(self) -> dict[str, Any]:
@@ -88,6 +90,25 @@ def too_large(limit_bytes: int) -> Problem:
     return Problem(413, "too-large", "The body is too large", f"a body has at most {limit_bytes} bytes")
 
 
+def too_slow(limit_seconds: int) -> Problem:
+    detail = f"the whole body has to arrive within {limit_seconds} seconds"
+    return Problem(408, "too-slow", "The body did not arrive in time", detail, headers={"connection": "close"})
+
+
+def method_not_allowed(method: str, allowed: str) -> Problem:
+    detail = f"{method} does nothing here; allowed are {allowed}"
+    return Problem(405, "method-not-allowed", "Method not allowed", detail, headers={"allow": allowed})
+
+
+def unavailable(what: str) -> Problem:
+    """Something that we need does not answer: 503, and soon worth another try."""
+    return Problem(503, "unavailable", f"{what} is unavailable", f"{what} did not answer in time", headers=RETRY_SOON)
+
+
+def internal() -> Problem:
+    return Problem(500, "internal", "Internal error", "the error was logged")
+
+
 def problem_of(error: SpendgateError) -> Problem:
     """What the gate says, as HTTP says it."""
     if isinstance(error, UnknownMeter):
@@ -97,8 +118,13 @@ def problem_of(error: SpendgateError) -> Problem:
     if isinstance(error, Conflict):
         return Problem(409, "conflict", "This event_id was used before", str(error), field="event_id")
     if isinstance(error, NotPrepared):
-        return Problem(503, "not-ready", "Spendgate is not ready", str(error), headers={"retry-after": "1"})
+        return Problem(503, "not-ready", "Spendgate is not ready", str(error), headers=RETRY_SOON)
     if isinstance(error, GateUnavailable):
         detail = "Redis did not answer in time; retry with the same event_id, which is debited once"
-        return Problem(503, "unavailable", "The gate is unavailable", detail, headers={"retry-after": "1"})
-    return Problem(500, "internal", "Internal error", "The error was logged")
+        return Problem(503, "unavailable", "The gate is unavailable", detail, headers=RETRY_SOON)
+    return internal()
+
+
+def _printable(text: str) -> str:
+    """What a caller sent comes back in a problem: shortened, and without the half characters that JSON can't carry."""
+    return text[:MAX_SHOWN].encode("utf-8", "replace").decode()

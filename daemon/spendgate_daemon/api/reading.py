@@ -8,21 +8,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NoReturn
+from urllib.parse import unquote
 
 from spendgate.errors import InvalidEvent
-from spendgate.event import UsageEvent, usage_event
+from spendgate.event import UsageEvent, check_id, usage_event
 from spendgate_daemon.api.problems import Problem, forbidden, invalid, malformed
 
-MAX_BODY_BYTES: Final = 64 * 1024
 MAX_DIGITS: Final = 40
+MAX_DEPTH: Final = 32
 
 EVENT_FIELDS: Final = frozenset(
     {"event_id", "customer_id", "meter", "quantity", "quantities", "metadata", "occurred_at", "dry_run"}
 )
 
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SLASH: Final = "\x1f"
+"""Stands for a `/` inside a segment of a path; ids have no control characters, so it means nothing else."""
 
 
 def read_json(body: bytes) -> Any:
@@ -32,11 +37,14 @@ def read_json(body: bytes) -> Any:
     except UnicodeDecodeError as exc:
         raise malformed(f"the body is not valid UTF-8 at byte {exc.start}") from exc
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
     except json.JSONDecodeError as exc:
         raise malformed(f"line {exc.lineno}, column {exc.colno}: {exc.msg}") from exc
     except RecursionError as exc:
-        raise malformed("the body is nested too deeply") from exc
+        raise _too_deep() from exc
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:  # fewer brackets can't nest too deeply
+        _refuse_depth(value)
+    return value
 
 
 def read_object(body: bytes, known: frozenset[str], what: str) -> dict[str, Any]:
@@ -51,7 +59,7 @@ def read_object(body: bytes, known: frozenset[str], what: str) -> dict[str, Any]
 def refuse_unknown(value: Mapping[str, Any], known: frozenset[str], path: str = "") -> None:
     for name in value:
         if name not in known:
-            shown = f"{path}{name}"[:100].encode("utf-8", "replace").decode()
+            shown = f"{path}{name}"[:100]
             raise invalid(shown, f"absent: it is no field here; known are {', '.join(sorted(known))}")
 
 
@@ -75,6 +83,8 @@ def read_event(
     event_id = value.get("event_id", idempotency_key)
     if event_id is None and "event_id" in value:
         raise invalid("event_id", "text, or absent")
+    if "event_id" not in value and idempotency_key is not None:
+        check_id("Idempotency-Key", idempotency_key)
     event = usage_event(
         customer_id,
         value.get("meter"),
@@ -89,13 +99,43 @@ def read_event(
 
 
 def read_instant(field: str, text: Any) -> datetime:
-    """An RFC 3339 instant with its zone. Raises InvalidEvent."""
+    """An RFC 3339 instant with its zone, in UTC. Raises InvalidEvent."""
     if isinstance(text, str) and _RFC3339.fullmatch(text):
         try:
-            return datetime.fromisoformat(text.upper())
-        except ValueError as exc:
+            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+        except (ValueError, OverflowError) as exc:
             raise InvalidEvent(field, "an RFC 3339 instant that exists") from exc
     raise InvalidEvent(field, "an RFC 3339 instant such as 2026-12-01T00:00:00Z")
+
+
+def unix_us(instant: datetime) -> int:
+    """Unix microseconds, exactly."""
+    return (instant - _EPOCH) // timedelta(microseconds=1)
+
+
+def read_text(field: str, value: Any, minimum: int, maximum: int) -> str:
+    """Text for people, without surrounding space: `minimum` to `maximum` characters that any database can keep."""
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise invalid(field, "valid Unicode text, without lone surrogates") from exc
+    if not isinstance(value, str) or not minimum <= len(text) <= maximum or _CONTROL.search(text):
+        raise invalid(field, f"text of {minimum} to {maximum} characters, without control characters")
+    return text
+
+
+def segmented(path: str, raw_path: bytes) -> str:
+    """The path to route by: an encoded slash inside a segment stays inside it, for ids that have one."""
+    if b"%2f" not in raw_path.lower():
+        return path
+    escaped = re.sub(rb"%2[fF]", b"%1F", raw_path.split(b"?", 1)[0])
+    return unquote(escaped.decode("ascii", "replace")).rstrip("/") or "/"
+
+
+def path_id(segment: str) -> str:
+    """The id that a segment of a `segmented` path names."""
+    return segment.replace(_SLASH, "/")
 
 
 def _instant(text: Any) -> datetime | None:
@@ -106,13 +146,29 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        shown = twice[:100].encode("utf-8", "replace").decode()
+        shown = next(name for name in names if names.count(name) > 1)[:100]
         raise Problem(
             400, "duplicate-key", "A key appears twice", f"{shown} appears twice in one object", field=shown,
             expected="given once",
         )  # fmt: skip
     return value
+
+
+def _too_deep() -> Problem:
+    return malformed(f"the body is nested more than {MAX_DEPTH} levels deep")
+
+
+def _refuse_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise _too_deep()
 
 
 def _constant(text: str) -> NoReturn:

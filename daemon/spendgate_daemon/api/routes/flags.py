@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from litestar.params import FromPath
 
 from spendgate.errors import InvalidEvent, SpendgateError
 from spendgate_daemon.api.auth import principal_of
-from spendgate_daemon.api.problems import Problem
+from spendgate_daemon.api.problems import Problem, malformed
 from spendgate_daemon.api.reading import read_json
 from spendgate_daemon.api.services import Services
 from spendgate_daemon.mirror.policy_book import PolicyBook, stored_document
@@ -29,7 +30,7 @@ def handlers(services: Services) -> list[Any]:
     async def flags_for(request: Request[Any, Any, Any]) -> dict[str, Flag] | Evaluation:
         """The customer's flags, or the evaluation error that OFREP has for it."""
         try:
-            body = read_json(await request.body())
+            body = await read_context(request)
         except Problem as problem:
             return error(400, "PARSE_ERROR", problem.detail)
         customer_id = targeting_key_of(body)
@@ -50,7 +51,7 @@ def handlers(services: Services) -> list[Any]:
         flags = await flags_for(request)
         if isinstance(flags, Evaluation):
             return _response(flags)
-        context = read_json(await request.body()).get("context")
+        context = (await read_context(request)).get("context")
         return _response(evaluate_all(flags, context, request.headers.get("if-none-match")))
 
     @post("/ofrep/v1/evaluate/flags/{key:str}", opt={"scope": "flags", "bound": True}, status_code=200)
@@ -70,6 +71,18 @@ def handlers(services: Services) -> list[Any]:
         return Response(definition, media_type="application/json", headers={"etag": etag})
 
     return [evaluate_bulk, evaluate, flagd]
+
+
+async def read_context(request: Request[Any, Any, Any]) -> Any:
+    """The body of an evaluation. Raises problems, also for text that is half a character: it has no ETag."""
+    body = await request.body()
+    value = read_json(body)
+    if b"\\u" in body:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as exc:
+            raise malformed("the body has a lone surrogate in its text") from exc
+    return value
 
 
 def flagd_definition(services: Services) -> bytes:

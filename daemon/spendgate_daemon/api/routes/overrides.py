@@ -15,7 +15,7 @@ from spendgate.event import check_id
 from spendgate.reasons import rfc3339
 from spendgate_daemon.api.auth import principal_of
 from spendgate_daemon.api.problems import Problem, invalid, not_found
-from spendgate_daemon.api.reading import read_instant, read_object
+from spendgate_daemon.api.reading import read_instant, read_object, read_text, unix_us
 from spendgate_daemon.api.routes.query import Query
 from spendgate_daemon.api.services import Services
 from spendgate_daemon.overrides import MAX_DAYS, MIN_REASON, begin_event, end_event, mirror_overrides
@@ -30,9 +30,14 @@ _FIELDS: Final = frozenset({"customer_id", "kind", "max_units", "bypass", "reaso
 def handlers(services: Services) -> list[Any]:
     store = services.store
 
-    async def show(override: StoredOverride) -> dict[str, Any]:
-        snapshot = await services.gate.snapshot(override.customer_id)
-        return override_answer(override, services.now_us(), snapshot.standing.units_let_through(override.id))
+    async def show(*shown: StoredOverride) -> list[dict[str, Any]]:
+        customer_ids = list(dict.fromkeys(override.customer_id for override in shown))
+        snapshots = dict(zip(customer_ids, await services.gate.snapshots(customer_ids), strict=True))
+        now_us = services.now_us()
+        return [
+            override_answer(override, now_us, snapshots[override.customer_id].standing.units_let_through(override.id))
+            for override in shown
+        ]
 
     @post("/v1/overrides", opt={"scope": "override"})
     async def create(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
@@ -61,7 +66,7 @@ def handlers(services: Services) -> list[Any]:
                 field="Idempotency-Key",
             )
         await mirror_overrides(services.control, store, stored.customer_id, services.now_us())
-        return Response(await show(stored), status_code=201 if stored.id == override.id else 200)
+        return Response((await show(stored))[0], status_code=201 if stored.id == override.id else 200)
 
     @get("/v1/overrides", opt={"scope": "read"})
     async def listed(request: Request[Any, Any, Any]) -> dict[str, Any]:
@@ -73,15 +78,15 @@ def handlers(services: Services) -> list[Any]:
                 customer_id=query.text("customer_id"), active_at_us=now_us if active else None, limit=query.limit()
             )
         )
-        return {"items": [await show(override) for override in found], "next_cursor": None}
+        return {"items": await show(*found), "next_cursor": None}
 
     @delete("/v1/overrides/{override_id:str}", opt={"scope": "override"}, status_code=200)
     async def revoke(request: Request[Any, Any, Any], override_id: FromPath[str]) -> dict[str, Any]:
         body = await request.body()
         value = read_object(body, frozenset({"reason"}), "a reason") if body else {}
         reason = value.get("reason")
-        if reason is not None and (not isinstance(reason, str) or len(reason) > MAX_REASON):
-            raise invalid("reason", f"text of at most {MAX_REASON} characters")
+        if reason is not None:
+            reason = read_text("reason", reason, 1, MAX_REASON)
         override = await asyncio.to_thread(store.overrides.get, override_id)
         if override is None:
             raise not_found(f"there is no override {override_id!r}")
@@ -92,7 +97,7 @@ def handlers(services: Services) -> list[Any]:
             raise Problem(409, "conflict", "The override is over", "it expired; there is nothing to revoke")
         await mirror_overrides(services.control, store, override.customer_id, services.now_us())
         stored = await asyncio.to_thread(store.overrides.get, override_id)
-        return await show(stored if stored is not None else override)
+        return (await show(stored if stored is not None else override))[0]
 
     return [create, listed, revoke]
 
@@ -128,12 +133,8 @@ def _read(value: dict[str, Any], principal: str, now_us: int, key: str | None) -
     kind = value.get("kind")
     if kind not in ("let_pass", "stop"):
         raise invalid("kind", "let_pass or stop")
-    reason = value.get("reason")
-    if not isinstance(reason, str) or not MIN_REASON <= len(reason.strip()) <= MAX_REASON:
-        raise invalid(
-            "reason", f"text of {MIN_REASON} to {MAX_REASON} characters: whoever reads it later was not there"
-        )
-    expires_at_us = int(expires.timestamp() * 1_000_000)
+    reason = read_text("reason", value.get("reason"), MIN_REASON, MAX_REASON)
+    expires_at_us = unix_us(expires)
     if not now_us < expires_at_us <= now_us + MAX_DAYS * 86_400_000_000:
         raise invalid("expires_at", f"in the future, by at most {MAX_DAYS} days")
     units, bypass = value.get("max_units"), value.get("bypass")
@@ -153,8 +154,8 @@ def _read(value: dict[str, Any], principal: str, now_us: int, key: str | None) -
         customer_id=value["customer_id"],
         kind=kind,
         max_units=units or 0,
-        bypass=tuple(bypass),
-        reason=reason.strip(),
+        bypass=tuple(dict.fromkeys(bypass)),
+        reason=reason,
         paid_by=paid_by,
         created_by=principal,
         created_at_us=now_us,

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
 from typing import Any, Final
 
 from litestar import Request
 
 from spendgate.errors import InvalidEvent
 from spendgate_daemon.api.problems import invalid
-from spendgate_daemon.api.reading import read_instant
+from spendgate_daemon.api.reading import read_instant, unix_us
 
 MAX_PAGE: Final = 200
-MAX_TEXT: Final = 256
+MAX_TEXT: Final = 512
+"""Room for an id of 256 bytes in a cursor."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Query:
     """The parameters of one request; any that a route does not ask for is refused by name."""
 
     def __init__(self, request: Request[Any, Any, Any], known: frozenset[str]) -> None:
-        self._values: dict[str, str] = dict(request.query_params)
-        for name in self._values:
+        self._values: dict[str, str] = {}
+        for name, value in request.query_params.multi_items():
             if name not in known:
                 raise invalid(name[:100], f"absent: it is no parameter here; known are {', '.join(sorted(known))}")
+            if name in self._values:
+                raise invalid(name, "given once")
+            self._values[name] = value
 
     def text(self, name: str) -> str | None:
         value = self._values.get(name)
         if value is None or value == "":
             return None
-        if len(value) > MAX_TEXT:
-            raise invalid(name, f"at most {MAX_TEXT} characters")
+        if len(value) > MAX_TEXT or _CONTROL.search(value):
+            raise invalid(name, f"at most {MAX_TEXT} characters, without control characters")
         return value
 
     def one_of(self, name: str, choices: tuple[str, ...], default: str | None = None) -> str | None:
@@ -63,4 +69,4 @@ class Query:
             instant = read_instant(name, value.replace(" ", "+"))
         except InvalidEvent as exc:
             raise invalid(exc.field, exc.expected) from exc
-        return int((instant - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000)
+        return unix_us(instant)

@@ -11,7 +11,7 @@ from spendgate_daemon.api.services import Services
 
 
 def handlers(_services: Services) -> list[Any]:
-    @get(["/schema", "/schema/openapi.json"], opt={"scope": "read", "bound": True}, include_in_schema=False)
+    @get(["/schema", "/schema/openapi.json"], opt={"scope": "", "bound": True}, include_in_schema=False)
     async def schema(request: Request[Any, Any, Any]) -> dict[str, Any]:
         return with_decision_path(request.app.openapi_schema.to_schema())
 

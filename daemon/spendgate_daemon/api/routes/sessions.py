@@ -10,7 +10,7 @@ from litestar import Request, get, post
 from spendgate.reasons import rfc3339
 from spendgate_daemon.api.auth import principal_of
 from spendgate_daemon.api.problems import invalid, unauthorized
-from spendgate_daemon.api.reading import read_object
+from spendgate_daemon.api.reading import read_object, read_text
 from spendgate_daemon.api.services import Services
 
 LINK_SECONDS: Final = 15 * 60
@@ -26,9 +26,9 @@ def handlers(services: Services) -> list[Any]:
     async def create_link(request: Request[Any, Any, Any]) -> dict[str, Any]:
         body = await request.body()
         value = read_object(body, frozenset({"principal"}), "a principal") if body else {}
-        principal = value.get("principal", principal_of(request).name)
-        if not isinstance(principal, str) or not 1 <= len(principal) <= MAX_PRINCIPAL or not principal.isprintable():
-            raise invalid("principal", f"printable text of 1 to {MAX_PRINCIPAL} characters")
+        principal = read_text("principal", value.get("principal", principal_of(request).name), 1, MAX_PRINCIPAL)
+        if not principal.isprintable():
+            raise invalid("principal", "printable text")
         expires_at_us = services.now_us() + LINK_SECONDS * 1_000_000
         token = await asyncio.to_thread(keys.create_link, principal, SESSION_SCOPES, expires_at_us)
         return {"token": token, "expires_at": rfc3339(expires_at_us)}
