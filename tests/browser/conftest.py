@@ -21,7 +21,7 @@ ARGUMENTS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def product(tmp_path_factory):
     running = Product(tmp_path_factory.mktemp("browser") / "home")
     running.contract("stopped-one", name="Stopped One", plan="starter", caps={"tokens.output": 1000, "ai_agent_run": 5})
@@ -32,8 +32,9 @@ def product(tmp_path_factory):
     assert running.stop() == 0, running.log.read_text()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
+    """For one module only: while Playwright runs, its event loop does, and no test may start another."""
     binary = shutil.which("chromium")
     require("Chromium", found=binary is not None)
     with sync_playwright() as playwright:
@@ -82,7 +83,7 @@ class Screen:
         self.page.get_by_text(text).first.wait_for(state="attached", timeout=seconds * 1000)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def signed_in(product, chromium):
     """Cookies of somebody who followed a one-time link."""
     link = product.post("/v1/sign-in-links", {"principal": "alex@ops"}).json()["token"]
