@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from spendgate_daemon.api.routes import (
+    customer_terms,
+    customer_usage,
     customers,
     decisions,
     flags,
@@ -18,7 +20,20 @@ from spendgate_daemon.api.routes import (
 )
 from spendgate_daemon.api.services import Services
 
-MODULES = (health, customers, decisions, guardrail_events, overrides, sessions, sync, flags, webhooks, schema)
+MODULES = (
+    health,
+    customers,
+    customer_usage,
+    customer_terms,
+    decisions,
+    guardrail_events,
+    overrides,
+    sessions,
+    sync,
+    flags,
+    webhooks,
+    schema,
+)
 
 
 def route_handlers(services: Services) -> list[Any]:

@@ -1,37 +1,30 @@
-"""Customers: the list by time to exhaustion, one with everything known of it, its usage, and an administrator's say."""
+"""Customers: the list by time to exhaustion, and one with everything known of it."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Any, Final
 
-from litestar import Request, get, put
+import sqlalchemy as sa
+from litestar import Request, get
 from litestar.params import FromPath
 
 from spendgate.decision import limit_answer
-from spendgate.errors import InvalidEvent
-from spendgate.event import check_id
 from spendgate.limits.result import LimitResult
-from spendgate.reasons import quantity_text, rfc3339
+from spendgate.reasons import rfc3339
 from spendgate.snapshot import Snapshot
-from spendgate_daemon.api.problems import Problem, invalid, not_found
-from spendgate_daemon.api.reading import read_object
+from spendgate_daemon.api.problems import invalid, not_found
+from spendgate_daemon.api.reading import path_id
 from spendgate_daemon.api.routes.overrides import override_answer
 from spendgate_daemon.api.routes.query import Query
+from spendgate_daemon.api.sentence import sentence_of
 from spendgate_daemon.api.services import Services
-from spendgate_daemon.mirror.apply import MAX_CREDITS, Applier, CustomerTerms
-from spendgate_daemon.mirror.policy_book import PolicyBook, stored_document
-from spendgate_daemon.store.customers import Listed
-from spendgate_daemon.store.usage import MAX_POINTS, Total
+from spendgate_daemon.relays.burn import exhausts_at_us
+from spendgate_daemon.store.customers import Burn, Listed
+from spendgate_daemon.store.usage import Total
 from spendgate_flags.derive import flags_of
 
-MAX_CAP: Final = 9 * 10**15
-MAX_CAPS: Final = 64
-STEPS: Final = {"minute": 60, "hour": 3600, "day": 86_400}
 STATES: Final = ("ok", "throttled", "stopped", "suspended")
-STATUSES: Final = ("active", "suspended", "cancelled")
-_TERMS: Final = frozenset({"name", "plan", "status", "caps", "credits_granted_total", "version"})
 
 
 def handlers(services: Services) -> list[Any]:
@@ -52,12 +45,13 @@ def handlers(services: Services) -> list[Any]:
                     sort="name" if by_name else "exhaustion",
                 )
             )
-        except ValueError as exc:
+        except (ValueError, OverflowError, sa.exc.DataError) as exc:
             raise invalid("cursor", "a next_cursor of this list") from exc
         return {"items": [row_answer(item) for item in page.items], "next_cursor": page.next_cursor}
 
     @get("/v1/customers/{customer_id:str}", opt={"scope": "read"})
     async def one(customer_id: FromPath[str]) -> dict[str, Any]:
+        customer_id = path_id(customer_id)
         found = await asyncio.to_thread(store.customers.get, customer_id)
         if found is None:
             raise not_found(f"there is no customer {customer_id!r}")
@@ -78,7 +72,7 @@ def handlers(services: Services) -> list[Any]:
                 "updated_at": rfc3339(found.customer.updated_at_us),
                 "contractual_caps": found.customer.caps,
             },
-            "limits": [limit_answer(line) for line in snapshot.limits()],
+            "limits": [_limit(line, found.burn, now_us) for line in snapshot.limits()],
             "overrides": [override_answer(each, now_us, units(each.id)) for each in overrides],
             "flags": {
                 key: {"value": flag.value, "variant": flag.variant, "reason": flag.reason}
@@ -91,67 +85,7 @@ def handlers(services: Services) -> list[Any]:
             "as_of": rfc3339(now_us),
         }
 
-    @get("/v1/customers/{customer_id:str}/usage", opt={"scope": "read"})
-    async def usage(request: Request[Any, Any, Any], customer_id: FromPath[str]) -> dict[str, Any]:
-        query = Query(request, frozenset({"meter", "from", "to", "step"}))
-        meter = query.text("meter")
-        step = query.one_of("step", tuple(STEPS), "hour") or "hour"
-        snapshot = await services.gate.snapshot(customer_id)
-        if meter is None or meter not in snapshot.policy.meters:
-            raise invalid("meter", f"one of {', '.join(snapshot.policy.meters)}")
-        to_us = query.instant_us("to") or services.now_us()
-        from_us = query.instant_us("from") or to_us - 86_400_000_000
-        if not 0 < (to_us - from_us) // 1_000_000 <= MAX_POINTS * STEPS[step]:
-            raise invalid("from", f"before `to`, by at most {MAX_POINTS} steps of one {step}")
-        points = await asyncio.to_thread(
-            store.usage.series, customer_id, meter, from_us // 1_000_000, to_us // 1_000_000 + 1, STEPS[step]
-        )
-        return {
-            "customer_id": customer_id,
-            "meter": meter,
-            "unit": snapshot.policy.meters[meter],
-            "step": step,
-            "from": rfc3339(from_us),
-            "to": rfc3339(to_us),
-            "points": [
-                {
-                    "at": rfc3339(point.start_seconds * 1_000_000),
-                    "used": point.used,
-                    "external": point.external,
-                    "denied_decisions": point.denied,
-                }
-                for point in points
-            ],
-        }
-
-    @put("/v1/customers/{customer_id:str}", opt={"scope": "admin"})
-    async def put_terms(request: Request[Any, Any, Any], customer_id: FromPath[str]) -> dict[str, Any]:
-        terms = _read_terms(customer_id, read_object(await request.body(), _TERMS, "a customer's terms"))
-        document = await asyncio.to_thread(stored_document, store)
-        if document is None:
-            raise Problem(503, "not-ready", "Spendgate is not ready", "no policy document is loaded yet")
-        if terms.plan not in document.plans:
-            raise invalid("plan", f"a plan of the policy document: {', '.join(document.plans)}")
-        for meter in terms.caps:
-            if meter not in document.meters:
-                raise invalid(f"caps.{meter}", f"a meter of the policy document: {', '.join(document.meters)}")
-        before = await asyncio.to_thread(store.customers.get, customer_id)
-        if terms.version is not None and before is not None and terms.version <= before.customer.version:
-            raise Problem(
-                409,
-                "conflict",
-                "A newer version is in force",
-                f"version {before.customer.version} is in force; {terms.version} is not newer",
-                field="version",
-            )
-        applier = Applier(services.control, store, PolicyBook(document, lambda: _utc(services)), services.now_us)
-        await applier.apply("admin", [terms])
-        found = await asyncio.to_thread(store.customers.get, customer_id)
-        if found is None:
-            raise Problem(500, "internal", "Internal error", "the customer was not stored")
-        return row_answer(found) | {"version": found.customer.version, "source": found.customer.source}
-
-    return [listed, one, usage, put_terms]
+    return [listed, one]
 
 
 def row_answer(item: Listed, state: str | None = None) -> dict[str, Any]:
@@ -183,34 +117,16 @@ def row_answer(item: Listed, state: str | None = None) -> dict[str, Any]:
     }
 
 
-def sentence_of(snapshot: Snapshot) -> str:
-    """The customer's state in one sentence, with the reason and when it ends."""
-    standing = snapshot.standing
-    end = f" until {rfc3339(standing.next_change_at_us)}" if standing.next_change_at_us else ""
-    if standing.state == "suspended":
-        status = snapshot.state.status if snapshot.state is not None else "suspended"
-        return f"Suspended: the billing system says {status}."
-    lines = [line for line in snapshot.limits() if line.mode == "enforce" and line.remaining is not None]
-    exhausted = [line for line in lines if line.kind in ("quota", "credits") and (line.remaining or 0) <= line.floor]
-    if standing.state == "stopped":
-        if any(override.kind == "stop" and override.until_us > snapshot.now_us for override in snapshot.overrides):
-            return f"Stopped by an override{end}."
-        return f"Stopped{end}: {_exhausted_text(exhausted)}."
-    if standing.state == "throttled":
-        if exhausted:
-            return f"Throttled{end}: {_exhausted_text(exhausted)}."
-        return f"Throttled{end}: a rate limit denied an event in the last 10 seconds."
-    if exhausted:
-        return f"Allowed by an override{end}, although {_exhausted_text(exhausted)}."
-    return "Allowed: every limit has room."
-
-
-def _exhausted_text(lines: list[LimitResult]) -> str:
-    return " and ".join(
-        f"{line.id} has {quantity_text(max(0, line.remaining or 0), line.unit)} left of "
-        f"{quantity_text(line.limit or 0, line.unit)}"
-        for line in lines
-    )
+def _limit(line: LimitResult, burn: Burn | None, now_us: int) -> dict[str, Any]:
+    """As in a trace, with the forecast where the customer's burn is of this limit's meters."""
+    per_hour = burn.quantity if burn is not None and burn.meter == " + ".join(line.meters) else None
+    if line.kind != "quota":
+        per_hour = None
+    end_us = exhausts_at_us(line, per_hour, now_us)
+    return limit_answer(line) | {
+        "burn_per_hour": per_hour,
+        "exhausts_at": rfc3339(end_us) if end_us is not None else None,
+    }
 
 
 def _books(services: Services, snapshot: Snapshot, totals: list[Total]) -> list[dict[str, Any]]:
@@ -238,44 +154,3 @@ def _books(services: Services, snapshot: Snapshot, totals: list[Total]) -> list[
             }
         )
     return rows
-
-
-def _read_terms(customer_id: str, value: dict[str, Any]) -> CustomerTerms:
-    try:
-        check_id("customer_id", customer_id)
-        check_id("plan", value.get("plan"))
-        if value.get("name") is not None:
-            check_id("name", value["name"])
-    except InvalidEvent as exc:
-        raise invalid(exc.field, exc.expected) from exc
-    status = value.get("status", "active")
-    if status not in STATUSES:
-        raise invalid("status", f"one of {', '.join(STATUSES)}")
-    caps = value.get("caps", {})
-    if not isinstance(caps, dict) or len(caps) > MAX_CAPS:
-        raise invalid("caps", f"an object of at most {MAX_CAPS} meters")
-    for meter, cap in caps.items():
-        _whole(f"caps.{meter}", cap, MAX_CAP)
-    granted, version = value.get("credits_granted_total"), value.get("version")
-    if granted is not None:
-        _whole("credits_granted_total", granted, MAX_CREDITS)
-    if version is not None:
-        _whole("version", version, 2**53)
-    return CustomerTerms(
-        customer_id=customer_id,
-        name=value.get("name") or customer_id,
-        plan=value["plan"],
-        status=status,
-        caps=caps,
-        credits_granted_total=granted,
-        version=version,
-    )
-
-
-def _whole(field: str, value: Any, maximum: int) -> None:
-    if type(value) is not int or not 0 <= value <= maximum:
-        raise invalid(field, f"a whole number from 0 to {maximum}")
-
-
-def _utc(services: Services) -> datetime:
-    return datetime.fromtimestamp(services.now_us() / 1_000_000, UTC)

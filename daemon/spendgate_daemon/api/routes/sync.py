@@ -7,39 +7,28 @@ import json
 from typing import Any
 
 from litestar import get
+from prometheus_client import REGISTRY
 
+from spendgate.control import STREAM_START
+from spendgate.keys import PARTITIONS
 from spendgate.reasons import rfc3339
+from spendgate.record import decode_record
 from spendgate_daemon.api.services import Services
 from spendgate_daemon.mirror.poll import CURSOR, STATUS
 from spendgate_daemon.relays.verifier import CURSOR as VERIFIER_CURSOR
+from spendgate_daemon.store.deliveries import SinkState
 
 
 def handlers(services: Services) -> list[Any]:
     store = services.store
-
-    async def mirror() -> dict[str, Any]:
-        text = await asyncio.to_thread(store.cursors.get, STATUS)
-        status = json.loads(text or "{}")
-        last_poll_us = status.get("last_poll_us")
-        age_us = services.now_us() - last_poll_us if last_poll_us else None
-        return {
-            "source": "usagebox",
-            "host": status.get("host"),
-            "dialect": status.get("dialect"),
-            "sandbox": services.sandbox,
-            "last_poll_at": rfc3339(last_poll_us) if last_poll_us else None,
-            "age_seconds": round(age_us / 1_000_000, 1) if age_us is not None else None,
-            "cursor": await asyncio.to_thread(store.cursors.get, CURSOR),
-            "error": status.get("error"),
-        }
 
     @get("/v1/summary", opt={"scope": "read"})
     async def summary() -> dict[str, Any]:
         now_us = services.now_us()
         counts = await asyncio.to_thread(store.customers.counts, now_us)
         outcomes = await asyncio.to_thread(store.decisions.outcomes_since, now_us - 60_000_000)
-        waiting = await services.control.outbox_length()
-        mirrored = await mirror()
+        waiting = await _outbox(services)
+        mirrored = await _mirror(services)
         return {
             "customers": counts["customers"],
             "stopped": counts["stopped"],
@@ -49,7 +38,8 @@ def handlers(services: Services) -> list[Any]:
             "decisions_last_minute": outcomes,
             "sandbox": services.sandbox,
             "mirror_age_seconds": mirrored["age_seconds"],
-            "outbox_entries": waiting,
+            "outbox_entries": waiting["entries"],
+            "relay_lag_seconds": waiting["oldest_age_seconds"],
             "install_id": services.install_id,
             "environment": services.environment,
             "as_of": rfc3339(now_us),
@@ -57,27 +47,61 @@ def handlers(services: Services) -> list[Any]:
 
     @get("/v1/sync", opt={"scope": "read"})
     async def sync() -> dict[str, Any]:
+        now_us = services.now_us()
         sinks = await asyncio.to_thread(store.deliveries.sinks)
+        counts = await asyncio.to_thread(store.customers.counts, now_us)
         verified = int(await asyncio.to_thread(store.cursors.get, VERIFIER_CURSOR) or 0)
         return {
-            "mirror": await mirror(),
-            "relays": [
-                {
-                    "sink": sink.sink,
-                    "pending": sink.pending,
-                    "attempted": sink.attempted,
-                    "delivered": sink.delivered,
-                    "dead": sink.dead,
-                    "oldest_pending_at": rfc3339(sink.oldest_pending_at_us)
-                    if sink.oldest_pending_at_us is not None
-                    else None,
-                    "error": sink.error,
-                }
-                for sink in sinks
-            ],
-            "outbox": {"entries": await services.control.outbox_length()},
+            "mirror": await _mirror(services) | {"customers": counts["customers"]},
+            "relays": [_sink(sink) for sink in sinks],
+            "outbox": await _outbox(services),
+            "webhooks": {outcome: _webhooks(outcome) for outcome in ("accepted", "ignored", "refused")},
             "verifier": {"position": verified, "mismatches": await asyncio.to_thread(store.decisions.mismatches)},
-            "as_of": rfc3339(services.now_us()),
+            "as_of": rfc3339(now_us),
         }
 
     return [summary, sync]
+
+
+async def _mirror(services: Services) -> dict[str, Any]:
+    text = await asyncio.to_thread(services.store.cursors.get, STATUS)
+    status = json.loads(text or "{}")
+    last_poll_us = status.get("last_poll_us")
+    age_us = max(0, services.now_us() - last_poll_us) if last_poll_us else None
+    return {
+        "source": "usagebox",
+        "host": status.get("host"),
+        "dialect": status.get("dialect"),
+        "sandbox": services.sandbox,
+        "last_poll_at": rfc3339(last_poll_us) if last_poll_us else None,
+        "age_seconds": round(age_us / 1_000_000, 1) if age_us is not None else None,
+        "cursor": await asyncio.to_thread(services.store.cursors.get, CURSOR),
+        "error": status.get("error"),
+    }
+
+
+async def _outbox(services: Services) -> dict[str, Any]:
+    """What the store relay has not taken yet; the age of the oldest is its lag, and 0 when nothing waits."""
+    entries = await services.control.outbox_length()
+    first = await services.control.read_outbox(dict.fromkeys(range(PARTITIONS), STREAM_START), 1) if entries else []
+    oldest_us = min((decode_record(raw).now_us for _, _, raw in first), default=None)
+    age_us = max(0, services.now_us() - oldest_us) if oldest_us is not None else 0
+    return {"entries": entries, "oldest_age_seconds": round(age_us / 1_000_000, 3)}
+
+
+def _sink(sink: SinkState) -> dict[str, Any]:
+    oldest_us = sink.oldest_pending_at_us
+    return {
+        "sink": sink.sink,
+        "pending": sink.pending,
+        "attempted": sink.attempted,
+        "delivered": sink.delivered,
+        "dead": sink.dead,
+        "oldest_pending_at": rfc3339(oldest_us) if oldest_us is not None else None,
+        "error": sink.error,
+    }
+
+
+def _webhooks(outcome: str) -> int:
+    """Since this process started."""
+    return int(REGISTRY.get_sample_value("spendgate_webhooks_total", {"outcome": outcome}) or 0)

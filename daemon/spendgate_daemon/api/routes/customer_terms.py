@@ -1,0 +1,102 @@
+"""An administrator's say about a customer: policy state without UsageBox, the strongest source."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from litestar import Request, put
+from litestar.params import FromPath
+
+from spendgate.errors import InvalidEvent
+from spendgate.event import check_id
+from spendgate_daemon.api.problems import Problem, invalid
+from spendgate_daemon.api.reading import path_id, read_object
+from spendgate_daemon.api.routes.customers import row_answer
+from spendgate_daemon.api.services import Services
+from spendgate_daemon.mirror.apply import MAX_CREDITS, Applier, CustomerTerms
+from spendgate_daemon.mirror.policy_book import PolicyBook, stored_document
+
+MAX_CAP: Final = 9 * 10**15
+MAX_CAPS: Final = 64
+MAX_VERSION: Final = 10**15
+"""Far below what Lua counts exactly, so that there is always a next one."""
+
+STATUSES: Final = ("active", "suspended", "cancelled")
+_TERMS: Final = frozenset({"name", "plan", "status", "caps", "credits_granted_total", "version"})
+
+
+def handlers(services: Services) -> list[Any]:
+    store = services.store
+
+    @put("/v1/customers/{customer_id:str}", opt={"scope": "admin"})
+    async def put_terms(request: Request[Any, Any, Any], customer_id: FromPath[str]) -> dict[str, Any]:
+        customer_id = path_id(customer_id)
+        terms = _read_terms(customer_id, read_object(await request.body(), _TERMS, "a customer's terms"))
+        document = await asyncio.to_thread(stored_document, store)
+        if document is None:
+            raise Problem(503, "not-ready", "Spendgate is not ready", "no policy document is loaded yet")
+        if terms.plan not in document.plans:
+            raise invalid("plan", f"a plan of the policy document: {', '.join(document.plans)}")
+        for meter in terms.caps:
+            if meter not in document.meters:
+                raise invalid(f"caps.{meter}", f"a meter of the policy document: {', '.join(document.meters)}")
+        before = await asyncio.to_thread(store.customers.get, customer_id)
+        if terms.version is not None and before is not None and terms.version <= before.customer.version:
+            raise Problem(
+                409,
+                "conflict",
+                "A newer version is in force",
+                f"version {before.customer.version} is in force; {terms.version} is not newer",
+                field="version",
+            )
+        applier = Applier(services.control, store, PolicyBook(document, lambda: _utc(services)), services.now_us)
+        await applier.apply("admin", [terms])
+        found = await asyncio.to_thread(store.customers.get, customer_id)
+        if found is None:
+            raise Problem(500, "internal", "Internal error", "the customer was not stored")
+        return row_answer(found) | {"version": found.customer.version, "source": found.customer.source}
+
+    return [put_terms]
+
+
+def _read_terms(customer_id: str, value: dict[str, Any]) -> CustomerTerms:
+    try:
+        check_id("customer_id", customer_id)
+        check_id("plan", value.get("plan"))
+        if value.get("name") is not None:
+            check_id("name", value["name"])
+    except InvalidEvent as exc:
+        raise invalid(exc.field, exc.expected) from exc
+    status = value.get("status", "active")
+    if status not in STATUSES:
+        raise invalid("status", f"one of {', '.join(STATUSES)}")
+    caps = value.get("caps", {})
+    if not isinstance(caps, dict) or len(caps) > MAX_CAPS:
+        raise invalid("caps", f"an object of at most {MAX_CAPS} meters")
+    for meter, cap in caps.items():
+        _whole(f"caps.{meter}", cap, MAX_CAP)
+    granted, version = value.get("credits_granted_total"), value.get("version")
+    if granted is not None:
+        _whole("credits_granted_total", granted, MAX_CREDITS)
+    if version is not None:
+        _whole("version", version, MAX_VERSION)
+    return CustomerTerms(
+        customer_id=customer_id,
+        name=value.get("name") or customer_id,
+        plan=value["plan"],
+        status=status,
+        caps=caps,
+        credits_granted_total=granted,
+        version=version,
+    )
+
+
+def _whole(field: str, value: Any, maximum: int) -> None:
+    if type(value) is not int or not 0 <= value <= maximum:
+        raise invalid(field, f"a whole number from 0 to {maximum}")
+
+
+def _utc(services: Services) -> datetime:
+    return datetime.fromtimestamp(services.now_us() / 1_000_000, UTC)
