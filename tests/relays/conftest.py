@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -25,32 +26,36 @@ def _postgres_programs() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
+def postgres():
     """URL of a PostgreSQL of its own. It refuses to run as root, so root runs it as the user that Debian made for it."""
     programs = _postgres_programs()
     require("PostgreSQL", found=programs is not None)
-    home = tmp_path_factory.mktemp("postgres")
-    data = home / "data"
+    # Not below pytest's own folder: that is closed to everybody but its owner.
+    home = Path(tempfile.mkdtemp(prefix="spendgate-postgres-"))
     as_other = []
     if os.getuid() == 0:
         as_other = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         shutil.chown(home, "postgres", "postgres")
-        for parent in (home, *home.parents):
-            if parent.owner() == "root" and str(parent).startswith(("/tmp/", "/var/")):
-                parent.chmod(parent.stat().st_mode | 0o011)
-    subprocess.run(
-        [*as_other, programs / "initdb", "-D", data, "-U", "spendgate", "--auth=trust", "-E", "UTF8", "--no-sync"],
-        check=True,
-        capture_output=True,
-    )
+
+    def run(program: str, *arguments: object) -> None:
+        command = [*as_other, programs / program, "-D", home / "data", *arguments]
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+        done = subprocess.run(
+            list(map(str, command)), cwd=home, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options = f"-p {port} -k {home} -c listen_addresses=127.0.0.1 -c fsync=off"
-    control = [*as_other, programs / "pg_ctl", "-D", data]
-    subprocess.run([*control, "-w", "-l", home / "log", "-o", options, "start"], check=True, capture_output=True)
-    yield f"postgresql://spendgate@127.0.0.1:{port}"
-    subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
+    try:
+        run("initdb", "-U", "spendgate", "--auth=trust", "-E", "UTF8", "--no-sync")
+        options = f"-p {port} -k {home} -c listen_addresses=127.0.0.1 -c fsync=off"
+        run("pg_ctl", "-w", "-l", home / "log", "-o", options, "start")
+        yield f"postgresql://spendgate@127.0.0.1:{port}"
+        run("pg_ctl", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
