@@ -52,7 +52,7 @@ def test_the_migrations_lead_to_the_schema(store):
         context = MigrationContext.configure(connection, opts={"compare_type": False})
         differences = [each for each in compare_metadata(context, metadata) if each[0] != "remove_index"]
     assert differences == []
-    assert store.database.revisions() == ("0001", "0001")
+    assert store.database.revisions() == ("0002", "0002")
 
 
 def test_every_record_is_stored_once_and_the_outbox_is_trimmed(store, house, run, control):
@@ -276,6 +276,22 @@ def test_burn_is_claimed_only_when_it_was_seen(house, run, gate):
     assert per_hour == 6000
     assert exhausts_at_us(later, per_hour, 60_000_000) == 60_000_000 + 800 * 3_600_000_000 // 6000
     assert exhausts_at_us(later, None, 0) is None
+
+
+def test_the_first_reading_of_use_elsewhere_is_history_and_no_burn(house, run, gate, control):
+    house.contract(policy_of(quota(10**9)))
+    burn = BurnMeter()
+    house.decide(100)
+    line = run(gate.snapshot("acme")).limits()[0]
+    burn.observe("acme", line, 0)
+    run(control.put_external("acme", "tokens-day", line.period_start_seconds, 10**8, 1))
+    read = run(gate.snapshot("acme")).limits()[0]
+    burn.observe("acme", read, 60_000_000)
+    assert burn.per_hour("acme", read, 60_000_000) is None
+    house.decide(100)
+    later = run(gate.snapshot("acme")).limits()[0]
+    burn.observe("acme", later, 120_000_000)
+    assert burn.per_hour("acme", later, 120_000_000) == 6000
 
 
 def test_the_sweep_resumes_a_customer_who_stays_away(house, run, control, redis_url):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from spendgate_daemon.up import tether_path
 
 START_SECONDS = 90
 SCRIPTS = Path(sys.executable).parent
@@ -21,7 +24,9 @@ class Up:
         self.directory = directory
         self.home = directory / ".spendgate"
         self.environment = clean_environment() | environment
-        command = [SCRIPTS / "spendgate", "up", "--no-demo", "--no-traffic", *options]
+        # Tied to this process: a killed test run leaves nothing behind.
+        tether = [sys.executable, "-I", "-S", tether_path(), str(os.getpid()), str(int(signal.SIGTERM))]
+        command = [*tether, SCRIPTS / "spendgate", "up", "--no-demo", "--no-traffic", *options]
         self._output = (directory / "up.out").open("w+b")
         self.process = subprocess.Popen(command, cwd=directory, env=self.environment, stdout=self._output, stderr=2)
 

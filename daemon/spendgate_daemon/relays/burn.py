@@ -22,6 +22,7 @@ class BurnMeter:
 
     def __init__(self) -> None:
         self._samples: OrderedDict[tuple[str, str, int | None], deque[tuple[int, int]]] = OrderedDict()
+        self._external_seen: dict[tuple[str, str, int | None], bool] = {}
 
     def observe(self, customer_id: str, line: LimitResult, now_us: int) -> None:
         """Note the use of a quota or credits limit now."""
@@ -29,10 +30,14 @@ class BurnMeter:
         samples = self._samples.setdefault(key, deque(maxlen=SAMPLES_KEPT))
         self._samples.move_to_end(key)
         used = line.used + line.external
+        if samples and line.external and not self._external_seen.get(key):
+            samples.clear()  # a first reading of what was used elsewhere is history, not burn
+        self._external_seen[key] = bool(line.external)
         if not samples or now_us - samples[-1][0] >= SAMPLE_SPACING_US:
             samples.append((now_us, used))
         while len(self._samples) > LIMITS_TRACKED:
-            self._samples.popitem(last=False)
+            forgotten, _ = self._samples.popitem(last=False)
+            self._external_seen.pop(forgotten, None)
 
     def per_hour(self, customer_id: str, line: LimitResult, now_us: int) -> int | None:
         """Units an hour over the last hour at most; None while too little was seen."""

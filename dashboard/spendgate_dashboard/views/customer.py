@@ -123,7 +123,7 @@ def _burn(customer: dict[str, Any]) -> None:
         cap=line["cap"] if whole else None,
         period_start=start if whole else None,
         period_end=end if whole else None,
-        per_hour=per_hour if whole else None,
+        per_hour=per_hour if whole and customer["state"] in ("ok", "throttled") else None,
         customer_id=f"{customer['customer_id']}{chosen}{span_name}",
     )
     if not points:
