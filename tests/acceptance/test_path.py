@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from openfeature import api as openfeature
 from openfeature.contrib.provider.ofrep import OFREPProvider
 from openfeature.evaluation_context import EvaluationContext
 
-from acceptance_product import eventually
+from acceptance_product import SPENDGATE, eventually
 
 WATCHER = """
 import sys, time
@@ -179,6 +180,15 @@ def test_an_override_lets_pass_and_ends_by_itself(product):
 
     eventually(lambda: told().count("override_off") == 1, 10, "its end is told")
     assert told().count("override_on") == 1
+
+
+def test_the_flagd_file_is_what_the_api_serves(product, tmp_path):
+    file = tmp_path / "flags.json"
+    command = [SPENDGATE, "flagd", file, "--home", product.home]
+    for told in ("written", "unchanged"):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout) == (0, f"{file}: {told}\n"), done.stderr
+    assert json.loads(file.read_text())["flags"]["billing.hard-stop"]["variants"] == {"on": True, "off": False}
 
 
 def test_the_article_in_one_line(product):

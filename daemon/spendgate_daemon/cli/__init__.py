@@ -26,6 +26,7 @@ _COMMANDS: Final = (
     ("traffic", TOOLS, "Send load as an application would."),
     ("policy", TOOLS, "Work with policy documents."),
     ("keys", TOOLS, "Make, list and revoke API keys."),
+    ("flagd", TOOLS, "Write the flag definition for flagd to a file."),
     ("sign-in", TOOLS, "Print a one-time link to the dashboard."),
     ("doctor", TOOLS, "Check Redis, store, UsageBox, policy document and ports."),
 )
