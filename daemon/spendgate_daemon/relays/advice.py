@@ -1,13 +1,17 @@
 """Advice for gateways that read Redis, and what lists of customers show: both from one snapshot of a customer.
 
-Touched customers are coalesced, so a busy customer costs one write a round. Advice is advisory: the gate decides.
+Touched customers are coalesced, so a busy customer costs one write a round, and served in the order of their first
+touch, so nobody waits behind the busy ones. A customer who goes quiet is looked at again until the burn that is told of
+him is over. Advice is advisory: the gate decides.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Final
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Final
 
 from spendgate.client import Gate
 from spendgate.control import Control
@@ -21,42 +25,69 @@ from spendgate_daemon.store.customers import Burn, Observation, Tightest
 
 BATCH: Final = 200
 TOUCHED_MAX: Final = 200_000
+LOOK_AGAIN_US: Final = 15_000_000
+BURN_OLD_US: Final = 60_000_000
+
+REPLACE_HASH: Final = "redis.call('DEL', KEYS[1]) return redis.call('HSET', KEYS[1], unpack(ARGV))"
+"""A reader never meets half of it, and limits that are gone leave nothing behind."""
+
+
+def _clock_us() -> int:
+    return time.time_ns() // 1000
 
 
 class Advice:
     """`touch` from anywhere on the loop; `run_once` writes. Beyond TOUCHED_MAX waiting customers new ones are left to
     their next touch."""
 
-    def __init__(self, gate: Gate, control: Control, store: Store, burn: BurnMeter) -> None:
+    def __init__(
+        self, gate: Gate, control: Control, store: Store, burn: BurnMeter, now_us: Callable[[], int] = _clock_us
+    ) -> None:
         self._gate = gate
         self._control = control
         self._store = store
         self._burn = burn
+        self._now_us = now_us
         self._touched: dict[str, None] = {}
+        self._looked_again_us = 0
 
     def touch(self, customer_ids: set[str]) -> None:
         if len(self._touched) < TOUCHED_MAX:
             self._touched.update(dict.fromkeys(customer_ids))
 
     async def run_once(self) -> int:
-        """Advise on at most BATCH touched customers; how many."""
-        batch = [self._touched.popitem()[0] for _ in range(min(BATCH, len(self._touched)))]
+        """Advise on at most BATCH touched customers; how many. Those of a round that fails are touched still."""
+        await self._look_again()
+        batch = list(islice(self._touched, BATCH))
         if not batch:
             return 0
-        snapshots = await self._gate.snapshots(batch)
-        known = [snapshot for snapshot in snapshots if snapshot.known]
+        for customer_id in batch:
+            del self._touched[customer_id]  # before the reading: a touch from now on asks for another
+        try:
+            await self._advise(batch)
+        except BaseException:
+            self._touched = dict.fromkeys(batch) | self._touched
+            raise
+        return len(batch)
+
+    async def _look_again(self) -> None:
+        now_us = self._now_us()
+        if now_us - self._looked_again_us < LOOK_AGAIN_US:
+            return
+        self._looked_again_us = now_us
+        self.touch(set(await asyncio.to_thread(self._store.customers.with_old_burn, now_us - BURN_OLD_US, BATCH)))
+
+    async def _advise(self, customer_ids: list[str]) -> None:
+        known = [snapshot for snapshot in await self._gate.snapshots(customer_ids) if snapshot.known]
         async with self._control.redis.pipeline(transaction=False) as pipe:
             for snapshot in known:
-                key = advice_key(snapshot.customer_id)
-                fields: dict[Any, Any] = dict(advice_of(snapshot))
-                pipe.delete(key)
-                pipe.hset(key, mapping=fields)
+                fields = [part for field in advice_of(snapshot).items() for part in field]
+                pipe.eval(REPLACE_HASH, 1, advice_key(snapshot.customer_id), *fields)
             await pipe.execute()
         observations = [self._observation(snapshot) for snapshot in known]
         if observations:
             await asyncio.to_thread(self._store.customers.observe, observations)
         ADVISED.inc(len(known))
-        return len(batch)
 
     def _observation(self, snapshot: Snapshot) -> Observation:
         lines = [line for line in snapshot.limits() if line.kind in ("quota", "credits")]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
+from spendgate.limits.result import LimitResult
 from spendgate.policy import EffectivePolicy
 from spendgate.reasons import quantity_text
 from spendgate.record import Record, verdict_of
+from spendgate.snapshot import snapshot_of
+from spendgate_daemon.store.database import without_nul
 from spendgate_daemon.store.guardrail_events import GuardrailEvent
 from spendgate_daemon.store.usage import HOUR_SECONDS, MINUTE_SECONDS
 
@@ -67,7 +71,7 @@ def _usage(decision_id: str, record: Record, policy: EffectivePolicy) -> list[di
             "meter": meter,
             "quantity": quantity,
             "unit": policy.meters[meter],
-            "model": event.model,
+            "model": without_nul(event.model) if event.model is not None else None,
             "at_us": record.now_us,
         }
         for meter, quantity in sorted(event.quantities.items())
@@ -76,7 +80,8 @@ def _usage(decision_id: str, record: Record, policy: EffectivePolicy) -> list[di
 
 def _events(decision_id: str, record: Record, policy: EffectivePolicy) -> list[GuardrailEvent]:
     result, before = record.result, record.standing.state
-    events: list[tuple[str, str | None, str | None, str | None, str]] = []
+    override_id = result.override_id or None
+    events: list[tuple[str, str | None, str | None, str | None, str | None, str]] = []
     for limit_id, name in result.crossed:
         kind = "overage_started" if name == "overage" else "threshold_crossed"
         message = (
@@ -84,11 +89,14 @@ def _events(decision_id: str, record: Record, policy: EffectivePolicy) -> list[G
             if name == "overage"
             else f"{limit_id}: {name} of the cap is used"
         )
-        events.append((kind, limit_id, None, None, message))
+        events.append((kind, limit_id, override_id, None, None, message))
     if result.state_after != before:
         kind = STATE_KINDS[result.state_after]
-        reason_limit_id, message = _why(record, policy)
-        events.append((kind, reason_limit_id, before, result.state_after, message))
+        cause = _cause(record, policy)
+        message = (
+            f"{result.state_after.capitalize()}: {cause.sentence}" if result.state_after != "ok" else cause.sentence
+        )
+        events.append((kind, cause.limit_id, cause.override_id or override_id, before, result.state_after, message))
     return [
         GuardrailEvent(
             id=f"{decision_id}.{number}",
@@ -99,29 +107,48 @@ def _events(decision_id: str, record: Record, policy: EffectivePolicy) -> list[G
             from_state=from_state,
             to_state=to_state,
             decision_id=decision_id,
-            override_id=result.override_id or None,
+            override_id=cited_override_id,
             message=message,
         )
-        for number, (kind, cited_limit_id, from_state, to_state, message) in enumerate(events, start=1)
+        for number, (kind, cited_limit_id, cited_override_id, from_state, to_state, message) in enumerate(
+            events, start=1
+        )
     ]
 
 
-def _why(record: Record, policy: EffectivePolicy) -> tuple[str | None, str]:
-    """The limit behind a change of state, and a sentence about it."""
+class Cause(msgspec.Struct, frozen=True):
+    """Why a state changed: a sentence, and the limit or override behind it."""
+
+    sentence: str
+    limit_id: str | None = None
+    override_id: str | None = None
+
+
+def _cause(record: Record, policy: EffectivePolicy) -> Cause:
     state = record.result.state_after
     if state == "suspended":
-        return None, "Suspended: the billing system says so"
+        return Cause("the billing system says so")
     if state == "ok":
-        return None, f"Resumed: no longer {record.standing.state}"
-    if record.event is not None and record.kind == "decision":
-        for line in verdict_of(record, policy).limits:
-            exhausted = line.remaining is not None and line.remaining <= line.floor
-            if line.kind in ("quota", "credits") and exhausted and line.mode == "enforce":
-                left = quantity_text(max(0, line.remaining or 0), line.unit)
-                return line.id, f"{state.capitalize()}: {line.id} has {left} left"
-        if record.result.limit_id:
-            return record.result.limit_id, f"{state.capitalize()}: {record.result.limit_id} denied an event"
-    return None, f"{state.capitalize()}: was {record.standing.state} until now"
+        return Cause(f"Resumed: no longer {record.standing.state}")
+    for override in record.overrides:
+        if state == "stopped" and override.kind == "stop" and override.until_us > record.now_us:
+            return Cause("an override says so", override_id=override.id)
+    for line in _lines_after(record, policy):
+        exhausted = line.remaining is not None and line.remaining <= line.floor
+        ends_so = line.when_exceeded == ("stop" if state == "stopped" else "throttle")
+        if line.kind in ("quota", "credits") and exhausted and ends_so and line.mode == "enforce":
+            left = quantity_text(max(0, line.remaining or 0), line.unit)
+            return Cause(f"{line.id} has {left} left", line.id)
+    if record.kind == "decision" and record.result.limit_id:
+        return Cause(f"{record.result.limit_id} denied an event", record.result.limit_id)
+    return Cause(f"was {record.standing.state} until now")
+
+
+def _lines_after(record: Record, policy: EffectivePolicy) -> Sequence[LimitResult]:
+    """The limits as they stand after the record."""
+    if record.kind == "decision" and record.event is not None:
+        return verdict_of(record, policy).limits
+    return snapshot_of(record, policy).limits()
 
 
 def _rollups(record: Record, quantities: dict[str, int]) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ from prometheus_client import Counter, Gauge
 
 STORED = Counter("spendgate_stored_records_total", "Outbox records written to the store", ["kind"])
 GAPS = Counter("spendgate_outbox_gaps_total", "Outbox sequence numbers that were missing; each is a lost record")
+LOST_TAILS = Gauge("spendgate_outbox_lost_tails", "Partitions whose Redis is behind the store: it forgot decisions")
+HELD = Gauge("spendgate_outbox_held_partitions", "Partitions whose next record can't be read")
 RELAY_LAG = Gauge("spendgate_store_relay_lag_seconds", "Age of the newest record when it was stored")
 MISMATCHES = Counter("spendgate_verifier_mismatches_total", "Stored decisions that the definition decides otherwise")
 VERIFIED = Counter("spendgate_verifier_verified_total", "Stored decisions that the definition decides the same")

@@ -1,33 +1,52 @@
 """The store relay: outbox → store, the only reader of the outbox.
 
 Rows and cursor are one transaction, so a kill at any point repeats a batch that changes nothing or was never seen. The
-outbox is trimmed only up to what the store has for good. A missing sequence number means that Redis lost a record that it
-had acknowledged; it is counted and logged, never passed over in silence.
+outbox is trimmed only up to what the store has for good. Two things are counted and logged, never passed over in silence:
+a missing sequence number (Redis lost a record that it had acknowledged), and a Redis that stands behind the store (it
+forgot its tail and gives the same numbers again). A record that can't be read holds up its own partition and no other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from spendgate.control import STREAM_START, Control, StreamEntries
-from spendgate.keys import PARTITIONS, decision_id_of
+from spendgate.errors import NotPrepared
+from spendgate.keys import PARTITIONS, decision_id_of, tag_of
 from spendgate.policy import EffectivePolicy
 from spendgate.record import Record, decode_record
 from spendgate_daemon.relays.extract import Extract, extract
-from spendgate_daemon.relays.metrics import GAPS, RELAY_LAG, STORED
+from spendgate_daemon.relays.metrics import GAPS, HELD, LOST_TAILS, RELAY_LAG, STORED
 from spendgate_daemon.store import Store
 
 USAGE_SINK: Final = "usagebox.usage"
 POLICY_SINK: Final = "usagebox.policy"
 CURSOR_PREFIX: Final = "outbox."
-RECORDS_PER_PARTITION: Final = 500
+BATCH: Final = 2000
+"""Records of one transaction, so that other writers of SQLite get their turn."""
+
+MIN_RECORDS_PER_PARTITION: Final = 50
+ROUNDS_BETWEEN_CHECKS: Final = 50
+"""Reading shows no lost tail, only silence; so it is looked for, about every second when idle."""
+
+RELAY_LOCK: Final = 737066
 
 _log = structlog.get_logger("spendgate.relay.store")
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """An outbox entry on its way: where it stands, what it says, and what follows from it."""
+
+    partition: int
+    stream_id: str
+    record: Record
+    extract: Extract
 
 
 class StoreRelay:
@@ -37,54 +56,110 @@ class StoreRelay:
         self._control = control
         self._store = store
         self._observers = tuple(observers)
-        self._cursors: dict[int, str] | None = None
-        self._saved_policies: set[str] = set()
+        self._cursors: dict[int, str] = {}
+        self._behind: set[int] = set()
+        self._held: dict[int, str] = {}
+        self._policies: dict[str, EffectivePolicy] = {}
+        self._rounds = 0
+        self._count = MIN_RECORDS_PER_PARTITION
 
     async def run_once(self) -> int:
-        """Store what is in the outbox now, at most RECORDS_PER_PARTITION of each partition; how many records."""
-        if self._cursors is None:
-            self._cursors = await self._resume()
-        entries = await self._control.read_outbox(self._cursors, RECORDS_PER_PARTITION)
+        """Store what is in the outbox now; how many records. About BATCH are read at once, from all partitions that
+        have any."""
+        if not self._cursors:
+            await self._resume()
+        elif self._rounds % ROUNDS_BETWEEN_CHECKS == 0:
+            await self._look_for_lost_tails()
+        self._rounds += 1
+        cursors = {partition: at for partition, at in self._cursors.items() if partition not in self._behind}
+        entries = await self._control.read_outbox(cursors, self._count) if cursors else []
         if not entries:
             return 0
-        records = [(partition, stream_id, decode_record(raw), raw) for partition, stream_id, raw in entries]
-        policies = await self._policies({(partition, record.policy) for partition, _, record, _ in records})
-        self._count_gaps(entries)
-        extracts = [
-            extract(decision_id_of(partition, stream_id), record, policies[record.policy], raw)
-            for partition, stream_id, record, raw in records
-        ]
-        cursors = {partition: stream_id for partition, stream_id, _ in entries}
-        await asyncio.to_thread(self._write, extracts, cursors)
+        self._count = max(MIN_RECORDS_PER_PARTITION, BATCH // len({partition for partition, _, _ in entries}))
+        return sum([await self._take(entries[start : start + BATCH]) for start in range(0, len(entries), BATCH)])
+
+    async def _resume(self) -> None:
+        """Cursors from the store; what they cover is trimmed, in case the last run was killed before it did so."""
+        stored = await asyncio.to_thread(self._store.cursors.starting_with, CURSOR_PREFIX)
+        self._cursors = {p: stored.get(f"{CURSOR_PREFIX}{p:03d}", STREAM_START) for p in range(PARTITIONS)}
+        await self._look_for_lost_tails()
+        for partition, stream_id in self._cursors.items():
+            if stream_id != STREAM_START and partition not in self._behind:
+                await self._control.trim_outbox(partition, stream_id)
+
+    async def _look_for_lost_tails(self) -> None:
+        """A partition behind its cursor is left alone until it begins a new epoch: its entries have ids of decisions
+        that are stored, and trimming would destroy what was decided since."""
+        cursors = dict(self._cursors)
+        async with self._control.redis.pipeline(transaction=False) as pipe:
+            for partition in cursors:
+                pipe.hmget(f"{tag_of(partition)}meta", ["epoch", "seq"])
+            metas = await pipe.execute()
+        behind = set()
+        for (partition, stream_id), (epoch, sequence) in zip(cursors.items(), metas, strict=True):
+            standing = (int(epoch or 0), int(sequence or 0))
+            if standing < _place(stream_id):
+                behind.add(partition)
+                if partition not in self._behind:
+                    _log.error("Redis lost a tail", partition=partition, redis=standing, store=_place(stream_id))
+        self._behind = behind
+        LOST_TAILS.set(len(behind))
+
+    async def _take(self, entries: StreamEntries) -> int:
+        stored, stuck = await self._read(entries)
+        self._note_held(stuck, {partition for partition, _, _ in entries})
+        if not stored:
+            return 0
+        self._count_gaps(stored)
+        cursors = {each.partition: each.stream_id for each in stored}
+        await asyncio.to_thread(self._write, [each.extract for each in stored], cursors)
         self._cursors |= cursors
         for partition, stream_id in cursors.items():
             await self._control.trim_outbox(partition, stream_id)
-        self._tell(records)
-        return len(entries)
+        self._tell([each.record for each in stored])
+        return len(stored)
 
-    async def _resume(self) -> dict[int, str]:
-        """Cursors from the store; what they cover is trimmed, in case the last run was killed before it did so."""
-        stored = await asyncio.to_thread(self._store.cursors.starting_with, CURSOR_PREFIX)
-        cursors = {p: stored.get(f"{CURSOR_PREFIX}{p:03d}", STREAM_START) for p in range(PARTITIONS)}
-        for partition, stream_id in cursors.items():
-            if stream_id != STREAM_START:
-                await self._control.trim_outbox(partition, stream_id)
-        return cursors
+    async def _read(self, entries: StreamEntries) -> tuple[list[Stored], dict[int, tuple[str, str]]]:
+        """What can be stored, and per partition the entry (with the fault) that can't: nothing behind it is taken."""
+        stored: list[Stored] = []
+        stuck: dict[int, tuple[str, str]] = {}
+        for partition, stream_id, raw in entries:
+            if partition in stuck:
+                continue
+            try:
+                record = decode_record(raw)
+                policy = self._policies.get(record.policy) or await self._policy(partition, record.policy)
+                follows = extract(decision_id_of(partition, stream_id), record, policy, raw)
+            except (msgspec.MsgspecError, NotPrepared, ValueError, LookupError, TypeError) as exc:
+                stuck[partition] = (stream_id, f"{type(exc).__name__}: {exc}")
+            else:
+                stored.append(Stored(partition, stream_id, record, follows))
+        return stored, stuck
 
-    async def _policies(self, cited: set[tuple[int, str]]) -> dict[str, EffectivePolicy]:
-        """The cited policies; one that the store lacks is taken from Redis and kept, as a decision now cites it."""
-        found: dict[str, EffectivePolicy] = {}
-        for partition, digest in cited:
-            policy = await asyncio.to_thread(self._store.policies.effective, digest)
-            if policy is None:
-                policy = await self._control.get_policy(partition, digest)
-                await asyncio.to_thread(self._store.policies.save_effective, {digest: policy.encode()})
-            found[digest] = policy
-        return found
+    def _note_held(self, stuck: dict[int, tuple[str, str]], read: set[int]) -> None:
+        for partition, (stream_id, fault) in stuck.items():
+            if self._held.get(partition) != stream_id:
+                _log.error("a record can't be read", decision_id=decision_id_of(partition, stream_id), fault=fault)
+        kept = {partition: stream_id for partition, stream_id in self._held.items() if partition not in read}
+        self._held = kept | {partition: stream_id for partition, (stream_id, _) in stuck.items()}
+        HELD.set(len(self._held))
 
-    def _write(self, extracts: list[Extract], cursors: dict[int, str]) -> None:
+    async def _policy(self, partition: int, digest: str) -> EffectivePolicy:
+        """A cited policy; one that the store lacks is taken from Redis and kept, as a decision now cites it."""
+        policy = await asyncio.to_thread(self._store.policies.effective, digest)
+        if policy is None:
+            policy = await self._control.get_policy(partition, digest)
+            await asyncio.to_thread(self._store.policies.save_effective, {digest: policy.encode()})
+        if len(self._policies) > 10_000:
+            self._policies.clear()
+        self._policies[digest] = policy
+        return policy
+
+    def _write(self, extracts: Sequence[Extract], cursors: dict[int, str]) -> None:
         store = self._store
         with store.database.writing() as connection:
+            # Two daemons may overlap for a moment, and both must see what the other stored before they add it up.
+            store.database.alone(connection, RELAY_LOCK)
             ids = [each.decision["decision_id"] for each in extracts]
             known = store.decisions.known(connection, ids)
             new = [each for each in extracts if each.decision["decision_id"] not in known]
@@ -111,25 +186,29 @@ class StoreRelay:
             names = {f"{CURSOR_PREFIX}{partition:03d}": stream_id for partition, stream_id in cursors.items()}
             store.cursors.put(names, connection)
 
-    def _count_gaps(self, entries: StreamEntries) -> None:
-        cursors = dict(self._cursors or {})
-        for partition, stream_id, _ in entries:
-            epoch, sequence = stream_id.split("-")
-            last_epoch, last_sequence = cursors[partition].split("-")
-            expected = int(last_sequence) + 1 if epoch == last_epoch else 1
-            if int(sequence) != expected and cursors[partition] != STREAM_START:
-                GAPS.inc(int(sequence) - expected)
-                _log.error("outbox gap", partition=partition, expected=expected, found=int(sequence), epoch=epoch)
-            cursors[partition] = stream_id
+    def _count_gaps(self, stored: Sequence[Stored]) -> None:
+        cursors = dict(self._cursors)
+        for each in stored:
+            epoch, sequence = _place(each.stream_id)
+            last_epoch, last_sequence = _place(cursors[each.partition])
+            expected = last_sequence + 1 if epoch == last_epoch else 1
+            if sequence != expected and cursors[each.partition] != STREAM_START:
+                GAPS.inc(sequence - expected)
+                _log.error("outbox gap", partition=each.partition, expected=expected, found=sequence, epoch=epoch)
+            cursors[each.partition] = each.stream_id
 
-    def _tell(self, records: list[tuple[int, str, Record, bytes]]) -> None:
-        newest_us = max(record.now_us for _, _, record, _ in records)
-        RELAY_LAG.set(max(0.0, time.time() - newest_us / 1_000_000))
-        for _, _, record, _ in records:
+    def _tell(self, records: Sequence[Record]) -> None:
+        RELAY_LAG.set(max(0.0, time.time() - max(record.now_us for record in records) / 1_000_000))
+        for record in records:
             STORED.labels(record.kind).inc()
-        touched = {record.customer_id for _, _, record, _ in records}
+        touched = {record.customer_id for record in records}
         for observer in self._observers:
             observer(touched)
+
+
+def _place(stream_id: str) -> tuple[int, int]:
+    epoch, sequence = stream_id.split("-")
+    return int(epoch), int(sequence)
 
 
 def _merged(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from spendgate.control import SWEEP_BATCH, Control
 from spendgate.keys import PARTITIONS
 from spendgate_daemon.overrides import end_event, mirror_overrides
 from spendgate_daemon.relays.metrics import SWEPT
 from spendgate_daemon.store import Store
+
+ROUNDS_MAX: Final = 1000
+"""Of one partition in one run, which is 100,000 customers; the rest is left to the next run."""
 
 
 class Sweep:
@@ -21,9 +25,11 @@ class Sweep:
     async def run_once(self) -> int:
         swept = 0
         for partition in range(PARTITIONS):
-            while (due := await self._control.sweep(partition)) == SWEEP_BATCH:
+            for _ in range(ROUNDS_MAX):
+                due = await self._control.sweep(partition)
                 swept += due
-            swept += due
+                if due < SWEEP_BATCH:
+                    break
         SWEPT.inc(swept)
         return swept
 

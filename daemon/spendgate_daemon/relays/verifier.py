@@ -56,5 +56,5 @@ class Verifier:
             return False
         try:
             return agrees(decode_record(decision.record), policy)
-        except (msgspec.MsgspecError, SpendgateError, ValueError):
-            return False
+        except (msgspec.MsgspecError, SpendgateError, ValueError, LookupError, ArithmeticError, TypeError):
+            return False  # a record that the definition can't even read is as wrong as one that it decides otherwise

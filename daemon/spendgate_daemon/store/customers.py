@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 import sqlalchemy as sa
 
-from spendgate_daemon.store.database import Database
+from spendgate_daemon.store.database import Database, without_nul
 from spendgate_daemon.store.page import Page
 from spendgate_daemon.store.schema import customers
 
@@ -82,7 +82,12 @@ class Customers:
     def save(self, saved: Sequence[Customer]) -> None:
         """Insert or replace what the mirror knows; observations stay."""
         rows = [
-            {name: getattr(customer, name) for name in customer.__struct_fields__} | {"caps": json.dumps(customer.caps)}
+            {name: getattr(customer, name) for name in customer.__struct_fields__}
+            | {
+                "caps": json.dumps(customer.caps),
+                "name": without_nul(customer.name),
+                "plan": without_nul(customer.plan),
+            }
             for customer in saved
         ]
         if rows:
@@ -116,6 +121,17 @@ class Customers:
         with self._database.reading() as connection:
             row = connection.execute(sa.select(customers).where(customers.c.customer_id == customer_id)).first()
         return _listed(row) if row is not None else None
+
+    def with_old_burn(self, before_us: int, limit: int) -> list[str]:
+        """Those said to burn something whom nobody has looked at since; the longest unseen first."""
+        query = (
+            sa.select(customers.c.customer_id)
+            .where(customers.c.burn.is_not(None), customers.c.observed_at_us < before_us)
+            .order_by(customers.c.observed_at_us)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return list(connection.execute(query).scalars())
 
     def all_known(self) -> list[Customer]:
         """Every customer, for a recompile."""

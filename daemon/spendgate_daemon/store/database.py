@@ -15,6 +15,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
 BUSY_TIMEOUT_MS: Final = 15_000
+STATEMENT_TIMEOUT_MS: Final = 60_000
+CONNECT_TIMEOUT_SECONDS: Final = 5
+MIGRATION_LOCK: Final = 737065
 
 
 class Database:
@@ -30,7 +33,9 @@ class Database:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
         else:
-            self.engine = sa.create_engine(parsed, pool_size=8, pool_pre_ping=True)
+            timeout = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
+            self.engine = sa.create_engine(parsed, pool_size=8, pool_pre_ping=True, connect_args=timeout)
+            sa.event.listen(self.engine, "connect", _prepare_postgresql)
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -42,6 +47,11 @@ class Database:
         """One transaction; SQLite takes its write lock at the start, so that it can't fail half way for a reader."""
         with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             yield connection
+
+    def alone(self, connection: sa.Connection, lock: int) -> None:
+        """Until the end of the transaction, nobody else gets past here with the same number. SQLite has one writer."""
+        if not self.is_sqlite:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
 
     def upsert(
         self,
@@ -72,8 +82,10 @@ class Database:
     def migrate(self) -> None:
         """Bring the schema to this version's. Idempotent; on PostgreSQL concurrent callers wait for each other."""
         with self.writing() as connection:
-            if not self.is_sqlite:
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(737065)"))
+            if not self.is_sqlite:  # a migration takes the time it takes, and others wait for it
+                connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+                connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
+            self.alone(connection, MIGRATION_LOCK)
             command.upgrade(self._alembic(connection), "head")
 
     def revisions(self) -> tuple[str | None, str | None]:
@@ -93,12 +105,24 @@ class Database:
         return config
 
 
+def without_nul(text: str) -> str:
+    """PostgreSQL's text can't hold U+0000, and one such name must not hold up everybody behind it."""
+    return text.replace("\x00", "")
+
+
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions begin where SQLAlchemy says, not where the driver guesses
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    connection.autocommit = True
+    connection.execute(f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}")
+    connection.execute(f"SET lock_timeout = {BUSY_TIMEOUT_MS}")
+    connection.autocommit = False
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

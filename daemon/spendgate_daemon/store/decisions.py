@@ -10,8 +10,8 @@ import msgspec
 import sqlalchemy as sa
 
 from spendgate_daemon.store.database import Database
-from spendgate_daemon.store.page import Page
-from spendgate_daemon.store.schema import decisions
+from spendgate_daemon.store.page import Page, position_of
+from spendgate_daemon.store.schema import decisions, mismatched, not_allow, not_allowed
 
 
 class StoredDecision(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +72,11 @@ class Decisions:
         """Newest first; only decisions on events and counted denials. Raises ValueError for a foreign cursor."""
         query = sa.select(decisions).where(decisions.c.kind != "standing")
         if cursor is not None:
-            query = query.where(decisions.c.position < int(cursor))
+            query = query.where(_before(position_of(cursor)))
+        if outcome not in (None, "allow"):
+            query = query.where(not_allow)
+        if reason not in (None, "allowed"):
+            query = query.where(not_allowed)
         for column, value in (("customer_id", customer_id), ("outcome", outcome), ("reason", reason)):
             if value is not None:
                 query = query.where(decisions.c[column] == value)
@@ -80,7 +84,7 @@ class Decisions:
             query = query.where(decisions.c.at_us >= from_us)
         if to_us is not None:
             query = query.where(decisions.c.at_us < to_us)
-        query = query.order_by(decisions.c.position.desc()).limit(limit + 1)
+        query = query.order_by(decisions.c.at_us.desc(), decisions.c.position.desc()).limit(limit + 1)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         items = [_stored(row) for row in rows[:limit]]
@@ -110,8 +114,15 @@ class Decisions:
 
     def mismatches(self) -> int:
         with self._database.reading() as connection:
-            query = sa.select(sa.func.count()).select_from(decisions).where(decisions.c.verified.is_(False))
+            query = sa.select(sa.func.count()).select_from(decisions).where(mismatched)
             return connection.execute(query).scalar_one()
+
+
+def _before(position: int) -> sa.ColumnElement[bool]:
+    """Further down the list than this row, which is ordered by time and, for the same instant, by position."""
+    found = sa.select(decisions.c.at_us).where(decisions.c.position <= position)
+    at_us = found.order_by(decisions.c.position.desc()).limit(1).scalar_subquery()
+    return sa.tuple_(decisions.c.at_us, decisions.c.position) < sa.tuple_(at_us, position)
 
 
 def _stored(row: Any) -> StoredDecision:

@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from spendgate_daemon.store.database import Database
-from spendgate_daemon.store.page import Page
+from spendgate_daemon.store.page import Page, position_of
 from spendgate_daemon.store.schema import guardrail_events
 
 
@@ -64,7 +64,7 @@ class GuardrailEvents:
         """Newest first. Raises ValueError for a foreign cursor."""
         query = sa.select(guardrail_events).order_by(guardrail_events.c.position.desc()).limit(limit + 1)
         if cursor is not None:
-            query = query.where(guardrail_events.c.position < int(cursor))
+            query = query.where(guardrail_events.c.position < position_of(cursor))
         if customer_id is not None:
             query = query.where(guardrail_events.c.customer_id == customer_id)
         if kind is not None:

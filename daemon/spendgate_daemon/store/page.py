@@ -1,10 +1,12 @@
-"""Lists page by an opaque cursor: where the last row stood."""
+"""Lists page by an opaque cursor: where the last row stood. Rows that come while somebody pages shift nothing."""
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
+
+MAX_POSITION: Final = 2**63 - 1
 
 Row = TypeVar("Row")
 
@@ -14,3 +16,10 @@ class Page(msgspec.Struct, Generic[Row], frozen=True):
 
     items: list[Row]
     next_cursor: str | None
+
+
+def position_of(text: str) -> int:
+    """A place in a list. Raises ValueError unless it is a whole number that a database can hold."""
+    if not text.isascii() or not text.isdecimal() or len(text) > len(str(MAX_POSITION)) or int(text) > MAX_POSITION:
+        raise ValueError("the cursor is not one of this list")
+    return int(text)

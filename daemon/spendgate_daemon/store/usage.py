@@ -79,26 +79,34 @@ class Usage:
         """Add to the buckets. The caller makes sure that no decision is added twice."""
         if rows:
             counted = ("units", "allowed", "throttled", "stopped")
-            insert = {name: rollups.c[name] for name in counted}
-            statement_rows = list(rows)
             self._database.upsert(
                 connection,
                 rollups,
-                statement_rows,
+                rows,
                 keys=["customer_id", "meter", "width_seconds", "start_seconds"],
-                update={name: insert[name] + sa.literal_column(f"excluded.{name}") for name in counted},
+                update={name: rollups.c[name] + sa.literal_column(f"excluded.{name}") for name in counted},
             )
 
     def total(self, customer_id: str, meter: str, from_us: int, to_us: int) -> int:
-        """Sum of committed usage, exactly."""
-        query = sa.select(sa.func.coalesce(sa.func.sum(usage_events.c.quantity), 0)).where(
-            usage_events.c.customer_id == customer_id,
-            usage_events.c.meter == meter,
-            usage_events.c.at_us >= from_us,
-            usage_events.c.at_us < to_us,
+        """Sum of committed usage, exactly: whole hours from the rollups, and the events of the edges."""
+        hour_us = HOUR_SECONDS * 1_000_000
+        first_us, last_us = -(-from_us // hour_us) * hour_us, to_us // hour_us * hour_us
+        if first_us >= last_us:
+            first_us = last_us = to_us
+        at_us = usage_events.c.at_us
+        edges = sa.or_(at_us.between(from_us, first_us - 1), at_us.between(last_us, to_us - 1))
+        counted = sa.select(sa.func.coalesce(sa.func.sum(usage_events.c.quantity), 0)).where(
+            usage_events.c.customer_id == customer_id, usage_events.c.meter == meter, edges
         )
-        with self._database.reading() as connection:
-            return int(connection.execute(query).scalar_one())
+        whole = sa.select(sa.func.coalesce(sa.func.sum(rollups.c.units), 0)).where(
+            rollups.c.customer_id == customer_id,
+            rollups.c.meter == meter,
+            rollups.c.width_seconds == HOUR_SECONDS,
+            rollups.c.start_seconds.between(first_us // 1_000_000, last_us // 1_000_000 - 1),
+        )
+        with self._database.reading() as connection:  # one statement, one moment
+            both = sa.select(counted.scalar_subquery(), whole.scalar_subquery())
+            return sum(int(part) for part in connection.execute(both).one())
 
     def burn(self, customer_ids: Sequence[str], from_seconds: int) -> dict[str, dict[str, int]]:
         """Units per customer and meter since a minute, from the rollups of minutes."""
@@ -117,8 +125,9 @@ class Usage:
     def series(
         self, customer_id: str, meter: str, from_seconds: int, to_seconds: int, step_seconds: int
     ) -> list[Point]:
-        """Buckets that have something in them, in order; at most MAX_POINTS. External usage is known by the hour, so
-        steps shorter than that show it at the hour's first step."""
+        """Buckets that have something in them, in order, the first one whole; the newest MAX_POINTS if there are more.
+        External usage is known by the hour, so steps shorter than that show it at the hour's first step."""
+        from_seconds -= from_seconds % step_seconds
         width = MINUTE_SECONDS if step_seconds < HOUR_SECONDS else HOUR_SECONDS
         points: dict[int, list[int]] = {}
         own = sa.select(
@@ -141,7 +150,7 @@ class Usage:
                 point[2] += denied
             for start, quantity in connection.execute(outside):
                 points.setdefault(start - start % step_seconds, [0, 0, 0])[1] += quantity
-        return [Point(start, *points[start]) for start in sorted(points)][:MAX_POINTS]
+        return [Point(start, *points[start]) for start in sorted(points)][-MAX_POINTS:]
 
     def save_external(self, rows: Sequence[tuple[str, str, int, int]]) -> None:
         """(customer, meter, hour start, quantity): what UsageBox has from other sources, hour by hour."""

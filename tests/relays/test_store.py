@@ -1,0 +1,215 @@
+"""What lists, sums and delivery states answer, on both databases; and that no question reads the whole table."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+
+from spendgate_daemon.relays.store_relay import RELAY_LOCK
+from spendgate_daemon.store.customers import Customer
+from spendgate_daemon.store.database import Database
+from spendgate_daemon.store.schema import decisions, deliveries
+from spendgate_daemon.store.usage import HOUR_SECONDS, MAX_POINTS, MINUTE_SECONDS
+
+SINK = "usagebox.usage"
+
+
+def decision(number, at_us, outcome="allow", reason="allowed", customer_id="acme"):
+    return {
+        "decision_id": f"d001-1-{number}",
+        "kind": "decision",
+        "customer_id": customer_id,
+        "event_id": f"e{number}",
+        "at_us": at_us,
+        "mode": "decide",
+        "outcome": outcome,
+        "reason": reason,
+        "limit_id": "",
+        "quantities": "{}",
+        "count": 1,
+        "policy_digest": "x",
+        "verified": None,
+        "record": b"",
+    }
+
+
+def ids(store, **query):
+    """All decision ids of a list, two a page."""
+    found, cursor = [], None
+    while True:
+        page = store.decisions.page(limit=2, cursor=cursor, **query)
+        found += [int(item.decision_id.rsplit("-", 1)[1]) for item in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+
+
+def deliver(store, numbers):
+    rows = [{"sink": SINK, "position": n, "item_id": f"i{n}", "created_at_us": n} for n in numbers]
+    with store.database.writing() as connection:
+        store.deliveries.insert(connection, rows)
+
+
+def test_decisions_are_listed_by_time_whatever_order_they_were_stored_in(store):
+    times = [50, 10, 30, 30, 20]
+    with store.database.writing() as connection:
+        store.decisions.insert(connection, [decision(n, at_us) for n, at_us in enumerate(times)])
+    assert ids(store) == [0, 3, 2, 4, 1]
+    assert ids(store, from_us=20, to_us=50) == [3, 2, 4]
+    assert ids(store, customer_id="nobody") == []
+
+
+def test_rare_outcomes_and_reasons_are_found(store):
+    rows = [decision(n, n) for n in range(5)]
+    rows += [decision(5, 5, "stop", "quota_exceeded"), decision(6, 6, "throttle", "rate_exceeded")]
+    rows += [decision(7, 7, "allow", "recorded")]
+    with store.database.writing() as connection:
+        store.decisions.insert(connection, rows)
+    assert ids(store, outcome="stop") == [5]
+    assert ids(store, reason="rate_exceeded") == [6]
+    assert ids(store, reason="recorded", outcome="allow") == [7]
+    assert ids(store, reason="allowed") == [4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("cursor", ["-1", "1.5", "x", str(2**63), "²"])
+def test_a_foreign_cursor_is_refused(store, cursor):
+    with pytest.raises(ValueError, match="cursor"):
+        store.decisions.page(limit=2, cursor=cursor)
+    with pytest.raises(ValueError, match="cursor"):
+        store.guardrail_events.page(limit=2, cursor=cursor)
+
+
+def test_both_ends_of_a_delivery_are_final_until_it_is_revived(store):
+    deliver(store, [1, 2, 3])
+    store.deliveries.mark(SINK, [1], "delivered")
+    store.deliveries.mark(SINK, [2], "dead", error="poison")
+    store.deliveries.mark(SINK, [1, 2, 3], "attempted", attempted=True)
+    store.deliveries.mark(SINK, [1], "delivered")
+    [sink] = store.deliveries.sinks()
+    assert (sink.pending, sink.attempted, sink.delivered, sink.dead) == (0, 1, 1, 1)
+    assert (sink.error, sink.oldest_pending_at_us) == ("poison", 3)
+    assert store.deliveries.revive(SINK) == 1
+    assert [each.position for each in store.deliveries.due(SINK, 0, 9)] == [2, 3]
+    store.deliveries.mark(SINK, [2, 3], "delivered")
+    [sink] = store.deliveries.sinks()
+    assert (sink.delivered, sink.dead, sink.oldest_pending_at_us) == (3, 0, None)
+
+
+def test_a_sum_is_exact_whatever_its_edges(store):
+    rng = random.Random(7)
+    events = [(rng.randrange(0, 5 * HOUR_SECONDS * 1_000_000), rng.randrange(1, 100)) for _ in range(300)]
+    usage, buckets = [], []
+    for number, (at_us, quantity) in enumerate(events):
+        base = {"customer_id": "acme", "meter": "tokens"}
+        made = {"event_id": f"e{number}", "decision_id": f"e{number}", "quantity": quantity, "unit": "token"}
+        usage.append(base | made | {"model": None, "at_us": at_us})
+        seconds = at_us // 1_000_000
+        buckets += [
+            base
+            | {"width_seconds": width, "start_seconds": seconds - seconds % width, "units": quantity}
+            | {"allowed": 1, "throttled": 0, "stopped": 0}
+            for width in (MINUTE_SECONDS, HOUR_SECONDS)
+        ]
+    with store.database.writing() as connection:
+        store.usage.insert(connection, usage)
+        for bucket in buckets:
+            store.usage.add_rollups(connection, [bucket])
+    for _ in range(60):
+        start, end = sorted(rng.randrange(0, 5 * HOUR_SECONDS * 1_000_000) for _ in range(2))
+        expected = sum(quantity for at_us, quantity in events if start <= at_us < end)
+        assert store.usage.total("acme", "tokens", start, end) == expected, (start, end)
+    assert store.usage.total("acme", "tokens", 0, 2**62) == sum(quantity for _, quantity in events)
+
+
+def test_a_series_begins_with_a_whole_bucket_and_keeps_the_newest(store):
+    hours = [("acme", "tokens", n * HOUR_SECONDS, 1) for n in range(MAX_POINTS + 10)]
+    store.usage.save_external(hours)
+    points = store.usage.series("acme", "tokens", 0, 2**40, HOUR_SECONDS)
+    assert (len(points), points[-1].start_seconds) == (MAX_POINTS, hours[-1][2])
+    [day] = store.usage.series("acme", "tokens", 5000, 86_400, 86_400)
+    assert (day.start_seconds, day.external) == (0, 24)
+
+
+def test_a_name_that_postgresql_cannot_hold_stops_nobody(store):
+    fields = {"plan": "p", "status": "active", "version": 1, "source": "usagebox", "policy_digest": "x"}
+    store.customers.save([Customer(customer_id="acme", name="Ac\x00me", updated_at_us=1, **fields)])
+    assert store.customers.get("acme").customer.name == "Acme"
+
+
+def test_deliveries_made_before_the_running_total_are_in_it(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+    with database.writing() as connection:
+        command.upgrade(database._alembic(connection), "0001")
+        row = {"sink": SINK, "item_id": "i", "attempts": 1, "created_at_us": 1, "next_attempt_us": 0, "error": None}
+        states = ["delivered", "delivered", "pending"]
+        connection.execute(deliveries.insert(), [row | {"position": n, "state": s} for n, s in enumerate(states)])
+    database.migrate()
+    with database.reading() as connection:
+        assert connection.execute(sa.text("SELECT sink, number FROM delivered_totals")).all() == [(SINK, 2)]
+    database.close()
+
+
+def test_no_question_of_a_screen_reads_the_whole_table(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'plans.db'}")
+    database.migrate()
+    asked = []
+    sa.event.listen(
+        database.engine,
+        "before_cursor_execute",
+        lambda c, cursor, statement, values, *_: asked.append((statement, values)),
+    )
+    from spendgate_daemon.store import Store
+
+    store = Store(database)
+    store.decisions.page(limit=9)
+    store.decisions.page(limit=9, outcome="stop")
+    store.decisions.page(limit=9, reason="quota_exceeded", cursor="5")
+    store.decisions.page(limit=9, customer_id="acme", from_us=1, to_us=2)
+    store.decisions.mismatches()
+    store.deliveries.due(SINK, 1, 9)
+    store.deliveries.waiting(SINK, 9)
+    store.guardrail_events.page(limit=9, kind="stopped")
+    with database.reading() as connection:
+        for statement, values in [each for each in asked if each[0].startswith("SELECT")]:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+            steps = [row[3] for row in plan]
+            assert not [s for s in steps if s.startswith("SCAN") and "INDEX" not in s], (statement, steps)
+            assert not [s for s in steps if "TEMP B-TREE" in s], (statement, steps)
+    database.close()
+
+
+def test_two_relays_at_once_wait_for_each_other(store):
+    """Seen on PostgreSQL; SQLite lets one writer in anyway."""
+    entered, release, order = threading.Event(), threading.Event(), []
+
+    def first():
+        with store.database.writing() as connection:
+            store.database.alone(connection, RELAY_LOCK)
+            entered.set()
+            assert release.wait(20)
+            order.append("first")
+
+    def second():
+        with store.database.writing() as connection:
+            store.database.alone(connection, RELAY_LOCK)
+            order.append("second")
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    assert entered.wait(20)
+    threads[1].start()
+    release.set()
+    for thread in threads:
+        thread.join(20)
+    assert order == ["first", "second"]
+
+
+def test_a_mismatch_is_counted(store):
+    with store.database.writing() as connection:
+        store.decisions.insert(connection, [decision(1, 1), decision(2, 2)])
+        connection.execute(decisions.update().where(decisions.c.decision_id == "d001-1-1").values(verified=False))
+    assert store.decisions.mismatches() == 1
