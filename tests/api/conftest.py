@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import shutil
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
+import redis
 from standardwebhooks.webhooks import Webhook
 
 from serving import serve
@@ -100,14 +105,16 @@ class Api:
         }
 
 
-@pytest.fixture
-def api(run, control, redis_url, tmp_path):
-    store = Store.open(f"sqlite:///{tmp_path / 'store.db'}")
-    gate = Gate.from_url(redis_url, timeout_seconds=5)
+@contextlib.contextmanager
+def running(run, url: str, database: Path):
+    """An installation on an empty Redis, and the API served over it with clients of its own."""
+    store = Store.open(f"sqlite:///{database}")
+    control, gate = Control.from_url(url), Gate.from_url(url, timeout_seconds=5)
+    run(control.prepare())
     made = Api(run, control, gate, store)
-    # The served app lives on another loop: it has clients of its own.
-    served_control, served_gate = Control.from_url(redis_url), Gate.from_url(redis_url, timeout_seconds=5)
-    services = Services(
+    # The served app lives on another loop.
+    served_control, served_gate = Control.from_url(url), Gate.from_url(url, timeout_seconds=5)
+    made.services = Services(
         gate=served_gate,
         control=served_control,
         store=store,
@@ -117,8 +124,35 @@ def api(run, control, redis_url, tmp_path):
         sandbox=True,
     )
     closing = [served_gate.aclose, served_control.aclose]
-    with serve(create_app(services), closing) as url, httpx.Client(base_url=url, timeout=20) as http:
-        made.http, made.url = http, url
+    with serve(create_app(made.services), closing) as base, httpx.Client(base_url=base, timeout=20) as http:
+        made.http, made.url = http, base
         yield made
     run(gate.aclose())
+    run(control.aclose())
     store.close()
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory) -> Path:
+    """An empty store to copy: migrating takes longer than most tests."""
+    path = tmp_path_factory.mktemp("store") / "store.db"
+    store = Store.open(f"sqlite:///{path}")
+    store.close()
+    return path
+
+
+@pytest.fixture
+def api(run, redis_url, tmp_path, migrated):
+    with running(run, redis_url, Path(shutil.copy(migrated, tmp_path / "store.db"))) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def standing_api(redis_server, tmp_path_factory, migrated):
+    """For a module whose requests change nothing: one API with the customer `acme`, for all of its tests."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
+    database = Path(shutil.copy(migrated, tmp_path_factory.mktemp("standing") / "store.db"))
+    with asyncio.Runner() as runner, running(runner.run, redis_server, database) as made:
+        made.contract()
+        yield made

@@ -13,11 +13,11 @@ from litestar import Litestar, Request, Response
 from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
-from litestar.openapi import OpenAPIConfig
 from litestar.routes import HTTPRoute
 from redis.exceptions import RedisError
 
-from spendgate.errors import SpendgateError
+from spendgate.errors import GateUnavailable, SpendgateError
+from spendgate_daemon.api import openapi
 from spendgate_daemon.api.asgi import (
     MAX_BODY_BYTES,
     App,
@@ -60,7 +60,7 @@ def create_app(services: Services) -> App:
     authenticator = Authenticator(services.store.keys, services.now_us)
     decisions = DecisionPath(services, authenticator)
     rest = Litestar(
-        route_handlers=route_handlers(services),
+        route_handlers=[*route_handlers(services), *openapi.handlers()],
         guards=[_guard(authenticator)],
         exception_handlers={
             Problem: _problem,
@@ -72,7 +72,7 @@ def create_app(services: Services) -> App:
         },
         request_max_body_size=MAX_BODY_BYTES,
         logging_config=None,
-        openapi_config=OpenAPIConfig(title="Spendgate", version="1", path="/openapi-of-routes", render_plugins=[]),
+        openapi_config=None,
     )
     methods = _Methods(rest)
 
@@ -172,7 +172,7 @@ def _problem(_request: Request[Any, Any, Any], exc: Problem) -> Response[bytes]:
 
 
 def _gate_error(_request: Request[Any, Any, Any], exc: SpendgateError) -> Response[bytes]:
-    problem = problem_of(exc)
+    problem = unavailable("Redis") if isinstance(exc, GateUnavailable) else problem_of(exc)
     if problem.status >= 500:
         _log.error("the gate failed", error=str(exc))
     return _answer(problem)

@@ -13,7 +13,6 @@ from spendgate_daemon.api.routes import (
     guardrail_events,
     health,
     overrides,
-    schema,
     sessions,
     sync,
     webhooks,
@@ -32,7 +31,6 @@ MODULES = (
     sync,
     flags,
     webhooks,
-    schema,
 )
 
 

@@ -1,0 +1,370 @@
+"""What goes in and comes out, shape by shape."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from spendgate.event import (
+    MAX_ID_BYTES,
+    MAX_METADATA_KEYS,
+    MAX_METADATA_VALUE_BYTES,
+    MAX_METERS,
+    MAX_NUMBER,
+    MAX_QUANTITY,
+)
+from spendgate_daemon.api.openapi.shapes import (
+    BOOLEAN,
+    INSTANT,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    Shape,
+    answer,
+    extended,
+    known,
+    listed,
+    mapped,
+    nullable,
+    one_of,
+    page,
+    request,
+    text,
+    whole,
+)
+from spendgate_daemon.api.routes.customer_terms import MAX_CAP, MAX_CAPS, MAX_VERSION, STATUSES
+from spendgate_daemon.api.routes.customers import STATES
+from spendgate_daemon.api.routes.guardrail_events import KINDS
+from spendgate_daemon.api.routes.overrides import MAX_REASON, MAX_UNITS
+from spendgate_daemon.mirror.apply import MAX_CREDITS
+from spendgate_daemon.overrides import MAX_DAYS, MIN_REASON
+
+ID: Final = text(1, MAX_ID_BYTES) | {"pattern": r"^[^\x00-\x1f\x7f]+$"}
+QUANTITY: Final = whole(1, MAX_QUANTITY)
+OUTCOME: Final = one_of("allow", "throttle", "stop")
+STATE: Final = one_of(*STATES)
+METADATA: Final[Shape] = {
+    "type": "object",
+    "description": "Flat. `model` selects models' rules and prices; a limit may read a number, such as `context_window`.",
+    "maxProperties": MAX_METADATA_KEYS,
+    "additionalProperties": {
+        "anyOf": [
+            text(0, MAX_METADATA_VALUE_BYTES),
+            {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER},
+            BOOLEAN,
+            {"type": "null"},
+        ]
+    },
+}
+
+USAGE_EVENT: Final = request(
+    "customer_id",
+    event_id=ID
+    | {"description": "Unique per customer; makes a retry safe. The header Idempotency-Key serves as well."},
+    customer_id=ID,
+    meter=ID,
+    quantity=QUANTITY,
+    quantities={
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": MAX_METERS,
+        "additionalProperties": QUANTITY,
+    },
+    metadata=METADATA,
+    occurred_at=INSTANT | {"description": "Data: the Redis clock selects the period."},
+    dry_run=BOOLEAN | {"description": "Decide, and change nothing."},
+) | {
+    "description": "Either meter and quantity, or quantities, which are debited all or none.",
+    "oneOf": [
+        {"required": ["meter", "quantity"], "not": {"required": ["quantities"]}},
+        {"required": ["quantities"], "not": {"anyOf": [{"required": ["meter"]}, {"required": ["quantity"]}]}},
+    ],
+    "examples": [
+        {
+            "customer_id": "acme",
+            "meter": "ai_agent_run",
+            "quantity": 1,
+            "metadata": {"model": "claude-sonnet-4", "context_window": 90000},
+        }
+    ],
+}
+
+LIMIT: Final = answer(
+    id=TEXT,
+    kind=one_of("quota", "credits", "rate", "concurrency", "per_event"),
+    result=one_of("pass", "deny", "not_applicable"),
+    mode=one_of("enforce", "shadow"),
+    when_exceeded=one_of("stop", "throttle"),
+    meters=listed(TEXT),
+    unit=TEXT,
+    period=nullable(TEXT),
+    period_start=nullable(INSTANT),
+    period_end=nullable(INSTANT),
+    amount=WHOLE,
+    used=WHOLE,
+    reserved=WHOLE,
+    external=WHOLE,
+    limit=nullable(WHOLE),
+    cap=nullable(WHOLE),
+    floor=WHOLE,
+    remaining=nullable(WHOLE),
+    overage=WHOLE,
+    retry_after_seconds=nullable(WHOLE),
+    field=nullable(TEXT),
+    bypassed=BOOLEAN,
+)
+
+DECISION: Final = answer(
+    decision=OUTCOME,
+    decision_id=nullable(TEXT) | {"description": "Null for a dry run, which is not kept."},
+    event_id=TEXT,
+    retry_safe=BOOLEAN,
+    duplicate=BOOLEAN,
+    dry_run=BOOLEAN,
+    customer_id=TEXT,
+    customer_state=STATE,
+    reason=answer(code=TEXT, message=TEXT),
+    effective_at=INSTANT,
+    retry_after_seconds=nullable(WHOLE),
+    unblock=nullable(
+        answer(message=TEXT, limit_id=nullable(TEXT), short=WHOLE, unit=TEXT, resets_at=nullable(INSTANT))
+    ),
+    policy=answer(
+        plan=nullable(TEXT),
+        status=TEXT,
+        digest=TEXT,
+        version=nullable(WHOLE),
+        source=nullable(TEXT),
+        as_of=nullable(INSTANT),
+        mirror_age_seconds=nullable(NUMBER),
+        credit_balance_micro=nullable(WHOLE),
+        contractual_caps=mapped(WHOLE),
+    ),
+    decision_trace=answer(
+        engine=WHOLE,
+        policy_digest=TEXT,
+        clock=INSTANT,
+        mode=one_of("decide", "record"),
+        event=answer(event_id=TEXT, customer_id=TEXT, quantities=mapped(WHOLE), metadata=mapped({})),
+        previous_state=STATE,
+        customer_state=STATE,
+        deciding_limit=nullable(TEXT),
+        override_id=nullable(TEXT),
+        traceparent=nullable(TEXT),
+        limits=listed(known("Limit")),
+    ),
+)
+
+DECISION_ROW: Final = answer(
+    decision_id=TEXT,
+    kind=TEXT,
+    at=INSTANT,
+    customer_id=TEXT,
+    customer_name=TEXT,
+    outcome=OUTCOME,
+    reason=TEXT,
+    message=TEXT,
+    limit_id=nullable(TEXT),
+    quantities=mapped(WHOLE),
+    mode=one_of("decide", "record"),
+    count=WHOLE,
+    mismatch=BOOLEAN,
+)
+
+_DELIVERY: Final = answer(
+    sink=TEXT,
+    item_id=TEXT,
+    state=one_of("pending", "attempted", "delivered", "dead"),
+    attempts=WHOLE,
+    error=nullable(TEXT),
+)
+
+STORED_DECISION: Final[Shape] = {
+    "allOf": [
+        {"anyOf": [known("Decision"), known("DecisionRow")]},
+        answer(
+            customer_name=TEXT,
+            kind=TEXT,
+            count=WHOLE,
+            verified=nullable(BOOLEAN),
+            mismatch=BOOLEAN,
+            deliveries=listed(_DELIVERY),
+        ),
+    ],
+    "description": "The answer again, computed from the stored inputs; counted denials are told as in the list.",
+}
+
+CUSTOMER_ROW: Final = answer(
+    customer_id=TEXT,
+    name=TEXT,
+    plan=TEXT,
+    status=TEXT,
+    state=STATE,
+    tightest_limit=nullable(answer(id=TEXT, unit=TEXT, used=WHOLE, limit=WHOLE, used_percent=WHOLE)),
+    burn_per_hour=nullable(answer(meter=TEXT, unit=TEXT, quantity=WHOLE)),
+    exhausts_at=nullable(INSTANT),
+    updated_at=INSTANT,
+)
+
+_BOOK: Final = answer(
+    limit_id=TEXT,
+    meter=TEXT,
+    unit=TEXT,
+    period_start=INSTANT,
+    enforced=WHOLE,
+    recorded=nullable(WHOLE),
+    billed=nullable(WHOLE),
+    external=WHOLE,
+    as_of=nullable(INSTANT),
+)
+
+CUSTOMER: Final = extended(
+    "CustomerRow",
+    policy=answer(
+        digest=TEXT, document=TEXT, version=WHOLE, source=TEXT, updated_at=INSTANT, contractual_caps=mapped(WHOLE)
+    ),
+    limits=listed(extended("Limit", burn_per_hour=nullable(WHOLE), exhausts_at=nullable(INSTANT))),
+    overrides=listed(known("Override")),
+    flags=mapped(answer(value={}, variant=TEXT, reason=TEXT)),
+    state_since=nullable(INSTANT),
+    until=nullable(INSTANT),
+    sentence=TEXT,
+    usagebox=listed(_BOOK),
+    as_of=INSTANT,
+)
+
+CUSTOMER_TERMS: Final = request(
+    "plan",
+    name=nullable(ID),
+    plan=ID,
+    status=one_of(*STATUSES),
+    caps=mapped(whole(0, MAX_CAP)) | {"maxProperties": MAX_CAPS},
+    credits_granted_total=nullable(whole(0, MAX_CREDITS)),
+    version=nullable(whole(0, MAX_VERSION)) | {"description": "The stored one plus one where it is left out."},
+)
+
+USAGE: Final = answer(
+    customer_id=TEXT,
+    meter=TEXT,
+    unit=TEXT,
+    step=one_of("minute", "hour", "day"),
+    points=listed(answer(at=INSTANT, used=WHOLE, external=WHOLE, denied_decisions=WHOLE)),
+) | {"properties": {"from": INSTANT, "to": INSTANT}}
+
+NEW_OVERRIDE: Final = request(
+    "customer_id",
+    "kind",
+    "reason",
+    "expires_at",
+    customer_id=ID,
+    kind=one_of("let_pass", "stop"),
+    max_units=whole(1, MAX_UNITS) | {"description": "For let_pass, which needs it; sum over all meters."},
+    bypass=listed(TEXT) | {"minItems": 1, "maxItems": 64, "description": "For let_pass: limit ids, or *, the default."},
+    reason=text(MIN_REASON, MAX_REASON),
+    expires_at=INSTANT | {"description": f"In the future, by at most {MAX_DAYS} days."},
+    paid_by=one_of("customer", "goodwill"),
+)
+
+OVERRIDE: Final = answer(
+    id=TEXT,
+    customer_id=TEXT,
+    kind=one_of("let_pass", "stop"),
+    max_units=nullable(WHOLE),
+    units_used=nullable(WHOLE),
+    bypass=listed(TEXT),
+    reason=TEXT,
+    paid_by=one_of("customer", "goodwill"),
+    created_by=TEXT,
+    created_at=INSTANT,
+    expires_at=INSTANT,
+    revoked_at=nullable(INSTANT),
+    revoked_by=nullable(TEXT),
+    active=BOOLEAN,
+)
+
+GUARDRAIL_EVENT: Final = answer(
+    id=TEXT,
+    at=INSTANT,
+    customer_id=TEXT,
+    customer_name=TEXT,
+    kind=one_of(*KINDS),
+    limit_id=nullable(TEXT),
+    from_state=nullable(TEXT),
+    to_state=nullable(TEXT),
+    decision_id=nullable(TEXT),
+    override_id=nullable(TEXT),
+    message=TEXT,
+)
+
+PROBLEM: Final = answer(type={"type": "string", "format": "uri"}, title=TEXT, status=whole(400, 599), detail=TEXT) | {
+    "description": "RFC 9457 problem details. `field` names the input at fault, `expected` what it must be."
+}
+
+EVALUATION: Final = answer(key=TEXT, value={}, reason=TEXT, variant=TEXT, metadata=mapped({}))
+
+SUMMARY: Final = answer(
+    customers=WHOLE,
+    stopped=WHOLE,
+    throttled=WHOLE,
+    suspended=WHOLE,
+    exhausting_within_24h=WHOLE,
+    decisions_last_minute=answer(allow=WHOLE, throttle=WHOLE, stop=WHOLE),
+    sandbox=BOOLEAN,
+    mirror_age_seconds=nullable(NUMBER),
+    outbox_entries=WHOLE,
+    relay_lag_seconds=NUMBER,
+    install_id=TEXT,
+    environment=TEXT,
+    as_of=INSTANT,
+)
+
+SYNC: Final = answer(
+    mirror=answer(
+        source=TEXT,
+        host=nullable(TEXT),
+        dialect=nullable(TEXT),
+        sandbox=BOOLEAN,
+        last_poll_at=nullable(INSTANT),
+        age_seconds=nullable(NUMBER),
+        cursor=nullable(TEXT),
+        customers=WHOLE,
+        error=nullable(TEXT),
+    ),
+    relays=listed(
+        answer(
+            sink=TEXT,
+            pending=WHOLE,
+            attempted=WHOLE,
+            delivered=WHOLE,
+            dead=WHOLE,
+            oldest_pending_at=nullable(INSTANT),
+            error=nullable(TEXT),
+        )
+    ),
+    outbox=answer(entries=WHOLE, oldest_age_seconds=NUMBER),
+    webhooks=answer(accepted=WHOLE, ignored=WHOLE, refused=WHOLE),
+    verifier=answer(position=WHOLE, mismatches=WHOLE),
+    as_of=INSTANT,
+)
+
+SCHEMAS: Final[dict[str, Shape]] = {
+    "UsageEvent": USAGE_EVENT,
+    "Limit": LIMIT,
+    "Decision": DECISION,
+    "DecisionRow": DECISION_ROW,
+    "Decisions": page("DecisionRow"),
+    "StoredDecision": STORED_DECISION,
+    "CustomerRow": CUSTOMER_ROW,
+    "Customers": page("CustomerRow"),
+    "Customer": CUSTOMER,
+    "CustomerTerms": CUSTOMER_TERMS,
+    "Usage": USAGE,
+    "NewOverride": NEW_OVERRIDE,
+    "Override": OVERRIDE,
+    "Overrides": page("Override"),
+    "GuardrailEvent": GUARDRAIL_EVENT,
+    "GuardrailEvents": page("GuardrailEvent"),
+    "Evaluation": EVALUATION,
+    "Problem": PROBLEM,
+    "Summary": SUMMARY,
+    "Sync": SYNC,
+}
