@@ -6,31 +6,45 @@
 
 from __future__ import annotations
 
+from spendgate.calls import Finished, OpenReservation
 from spendgate.client import Gate, SyncGate
-from spendgate.decision import Decision
+from spendgate.decision import Decision, Denied
 from spendgate.errors import (
+    AboveReserved,
     Conflict,
     GateUnavailable,
     InvalidEvent,
     NotPrepared,
+    ReservationFinished,
     SpendgateError,
+    TooLarge,
+    TooManyReservations,
     UnknownMeter,
+    UnknownReservation,
     WrongPolicy,
 )
 from spendgate.event import UsageEvent, usage_event
 from spendgate.snapshot import Snapshot
 
 __all__ = [
+    "AboveReserved",
     "Conflict",
     "Decision",
+    "Denied",
+    "Finished",
     "Gate",
     "GateUnavailable",
     "InvalidEvent",
     "NotPrepared",
+    "OpenReservation",
+    "ReservationFinished",
     "Snapshot",
     "SpendgateError",
     "SyncGate",
+    "TooLarge",
+    "TooManyReservations",
     "UnknownMeter",
+    "UnknownReservation",
     "UsageEvent",
     "WrongPolicy",
     "usage_event",

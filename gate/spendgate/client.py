@@ -10,97 +10,38 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
+from spendgate.calls import (
+    Finished,
+    OpenReservation,
+    Policies,
+    actual_of,
+    decide_arguments,
+    decision_of,
+    decoded,
+    finish_arguments,
+    finished_of,
+    lifetime_us_of,
+    policy_key,
+    reservations_of,
+)
 from spendgate.decide import Mode
 from spendgate.decision import Decision
-from spendgate.errors import Conflict, InvalidEvent, NotPrepared, SpendgateError, UnknownMeter
-from spendgate.event import MAX_NUMBER, MAX_QUANTITY, MetadataValue, UsageEvent, check_id, usage_event
-from spendgate.keys import counters_key, partition_of, tag_of
-from spendgate.policy import EffectivePolicy, decode_policy
-from spendgate.record import Record, decode_record
-from spendgate.script import DECIDE, SNAPSHOT
+from spendgate.errors import InvalidEvent, NotPrepared
+from spendgate.event import MetadataValue, UsageEvent, check_id, usage_event
+from spendgate.keys import SIGNING_KEY, counters_key, partition_of, tag_of
+from spendgate.policy import EffectivePolicy
+from spendgate.record import Record
+from spendgate.reservation import Action
+from spendgate.run import Run, SyncRun
+from spendgate.script import DECIDE, FINISH_RESERVATION, RESERVED, SNAPSHOT
 from spendgate.snapshot import Snapshot, snapshot_of
-from spendgate.transport import (
-    Argument,
-    RedisPyTransport,
-    SyncRedisPyTransport,
-    SyncTransport,
-    Transport,
-    connect,
-)
+from spendgate.token import ReservationToken, read_token, token_of
+from spendgate.transports import Argument, SyncTransport, Transport, connect, connect_sync
 
 DEFAULT_TIMEOUT_SECONDS: Final = 1.0
-IDEMPOTENCY_WINDOW_US: Final = 15 * 60 * 1_000_000
-"""An allowed event is remembered at least this long, at most twice."""
-
-_POLICIES_CACHED: Final = 4096
-
-
-class _Policies:
-    """Policies by digest. They are immutable, so nothing in here is ever stale."""
-
-    def __init__(self) -> None:
-        self._by_digest: dict[str, EffectivePolicy] = {}
-
-    def get(self, digest: str) -> EffectivePolicy | None:
-        return self._by_digest.get(digest)
-
-    def add(self, digest: str, encoded: bytes | None) -> EffectivePolicy:
-        if encoded is None:
-            raise NotPrepared(f"Redis holds no policy {digest}")
-        if len(self._by_digest) >= _POLICIES_CACHED:
-            self._by_digest.pop(next(iter(self._by_digest)))
-        policy = self._by_digest[digest] = decode_policy(encoded)
-        return policy
-
-
-def _decide_arguments(event: UsageEvent, mode: Mode, *, dry_run: bool) -> list[Argument]:
-    return [
-        tag_of(partition_of(event.customer_id)),
-        event.customer_id,
-        event.encode(),
-        mode,
-        "1" if dry_run else "",
-        event.identity(),
-        event.fingerprint(),
-        IDEMPOTENCY_WINDOW_US,
-    ]
-
-
-def _policy_key(record: Record) -> str:
-    return f"{tag_of(partition_of(record.customer_id))}policy:{record.policy}"
-
-
-def _decoded(reply: Sequence[Any], event: UsageEvent | None, customer_id: str) -> Record:
-    """The record in a script's reply, or the error it names."""
-    if reply[0] == b"error":
-        raise _error_of(reply[1].decode(), reply[2].decode(), event, customer_id)
-    return decode_record(reply[2])
-
-
-def _error_of(code: str, subject: str, event: UsageEvent | None, customer_id: str) -> SpendgateError:
-    if code == "not_prepared":
-        return NotPrepared("Redis holds no Spendgate installation: start the daemon once")
-    if code == "no_policy":
-        return NotPrepared(f"no policy document is loaded for customer {customer_id!r}: start the daemon once")
-    if event is None:
-        return SpendgateError(f"{code}: {subject}")
-    quantity_field = "quantity" if len(event.quantities) == 1 else "quantities"
-    errors: dict[str, SpendgateError] = {
-        "conflict": Conflict(event.customer_id, event.event_id),
-        "unknown_meter": UnknownMeter("meter" if len(event.quantities) == 1 else f"quantities.{subject}", subject),
-        "invalid_quantity": InvalidEvent(quantity_field, f"a whole number from 1 to {MAX_QUANTITY}"),
-        "counter_full": InvalidEvent(quantity_field, f"small enough to keep limit {subject!r} below {MAX_NUMBER}"),
-        "cost_too_large": InvalidEvent(quantity_field, f"small enough to cost at most {MAX_NUMBER} micro-credits"),
-        "metadata_not_a_number": InvalidEvent(f"metadata.{subject}", f"a whole number from 0 to {MAX_NUMBER}"),
-    }
-    return errors.get(code) or SpendgateError(f"{code}: {subject}")
-
-
-def _decision(reply: Sequence[Any], record: Record, policy: EffectivePolicy) -> Decision:
-    status, stream_id, _, at_us = reply
-    return Decision(status.decode(), stream_id.decode(), record, policy, int(at_us))
+RESERVATIONS_LISTED: Final = 100
 
 
 class Gate:
@@ -112,12 +53,13 @@ class Gate:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._policies = _Policies()
+        self._policies = Policies()
+        self._secret: bytes | None = None
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Self:
         """`url` as redis-py reads it: `redis://`, `rediss://` or `unix://`. Connects on first use."""
-        return cls(RedisPyTransport(connect(url, timeout_seconds)))
+        return cls(connect(url, timeout_seconds))
 
     async def decide(
         self,
@@ -175,19 +117,97 @@ class Gate:
         )
         return await self.submit(event, mode="record")
 
-    async def submit(self, event: UsageEvent, *, mode: Mode = "decide", dry_run: bool = False) -> Decision:
-        """Decide an event that is already validated (see `usage_event`)."""
-        arguments = _decide_arguments(event, mode, dry_run=dry_run)
+    def reserve(
+        self,
+        customer_id: str,
+        meter: str | None = None,
+        quantity: int | None = None,
+        *,
+        quantities: Mapping[str, int] | None = None,
+        event_id: str | None = None,
+        metadata: Mapping[str, MetadataValue] | None = None,
+        traceparent: str | None = None,
+        lifetime_seconds: int | None = None,
+    ) -> Run:
+        """Hold a quantity while a run finds out what it really uses: `async with gate.reserve(...) as run`.
+
+        Entering raises Denied when the event does not fit; see `Run` for how it ends. `lifetime_seconds` None is
+        what the plan gives. Raises InvalidEvent.
+        """
+        event = usage_event(
+            customer_id,
+            meter,
+            quantity,
+            quantities=quantities,
+            event_id=event_id,
+            metadata=metadata,
+            traceparent=traceparent,
+        )
+        lifetime_us_of(lifetime_seconds)
+        return Run(self, event, lifetime_seconds)
+
+    async def submit(
+        self, event: UsageEvent, *, mode: Mode = "decide", dry_run: bool = False, lifetime_seconds: int | None = None
+    ) -> Decision:
+        """Decide an event that is already validated (see `usage_event`). With mode `reserve`, the decision has a
+        `reservation_id` if it allows."""
+        arguments = decide_arguments(event, mode, dry_run=dry_run, lifetime_us=lifetime_us_of(lifetime_seconds))
         reply = await self._transport.run(DECIDE, counters_key(event.customer_id), arguments)
-        record = _decoded(reply, event, event.customer_id)
-        return _decision(reply, record, await self._policy(record))
+        record = decoded(reply, event, event.customer_id)
+        decision = decision_of(reply, record, await self._policy(record))
+        if mode == "reserve" and decision.allowed and not dry_run:
+            decision.reservation_id = _token(decision).sign(await self._signing_key())
+        return decision
+
+    async def commit(
+        self, reservation_id: str, quantity: int | None = None, *, quantities: Mapping[str, int] | None = None
+    ) -> Finished:
+        """End a reservation with what was really used; less than reserved frees the rest.
+
+        Idempotent: the same commit again gives the same answer. Raises InvalidEvent (AboveReserved when the plan
+        rejects more than was reserved; the reservation is then still open), ReservationFinished when it has ended
+        otherwise, and UnknownReservation.
+        """
+        token = await self.read_token(reservation_id)
+        return await self.finish(token, "commit", actual_of(token, quantity, quantities))
+
+    async def release(self, reservation_id: str) -> Finished:
+        """End a reservation of which nothing was used. Idempotent; raises as `commit` does."""
+        return await self.finish(await self.read_token(reservation_id), "release", {})
+
+    async def extend(self, reservation_id: str, seconds: int) -> Finished:
+        """Move the deadline to `seconds` from now, if that is later; the plan bounds the whole lifetime. Raises
+        InvalidEvent beyond it, ReservationFinished and UnknownReservation."""
+        by_us = lifetime_us_of(seconds, "seconds")
+        if not by_us:
+            raise InvalidEvent("seconds", "a whole number of seconds")
+        return await self.finish(await self.read_token(reservation_id), "extend", {}, by_us)
+
+    async def finish(
+        self, token: ReservationToken, action: Action, actual: Mapping[str, int], by_us: int = 0
+    ) -> Finished:
+        """End or extend the reservation of a token that was read by `read_token`."""
+        arguments = finish_arguments(token, action, actual, by_us)
+        return finished_of(
+            await self._transport.run(FINISH_RESERVATION, counters_key(token.customer_id), arguments), token
+        )
+
+    async def read_token(self, reservation_id: str) -> ReservationToken:
+        """What a reservation id says. Raises UnknownReservation for one that this installation did not sign."""
+        return read_token(reservation_id, await self._signing_key())
+
+    async def reservations(self, customer_id: str) -> tuple[list[OpenReservation], int]:
+        """The customer's open reservations, the first 100 to end, and how many there are in all."""
+        check_id("customer_id", customer_id)
+        arguments: list[Argument] = [tag_of(partition_of(customer_id)), customer_id, RESERVATIONS_LISTED]
+        return reservations_of(await self._transport.run(RESERVED, counters_key(customer_id), arguments), customer_id)
 
     async def snapshot(self, customer_id: str) -> Snapshot:
         """The customer now, read in one atomic step. An unknown customer has `state` None."""
         check_id("customer_id", customer_id)
         arguments = [tag_of(partition_of(customer_id)), customer_id]
         reply = await self._transport.run(SNAPSHOT, counters_key(customer_id), arguments)
-        record = _decoded(reply, None, customer_id)
+        record = decoded(reply, None, customer_id)
         return snapshot_of(record, await self._policy(record))
 
     async def snapshots(self, customer_ids: Sequence[str]) -> list[Snapshot]:
@@ -197,8 +217,14 @@ class Gate:
     async def _policy(self, record: Record) -> EffectivePolicy:
         policy = self._policies.get(record.policy)
         if policy is None:
-            policy = self._policies.add(record.policy, await self._transport.get(_policy_key(record)))
+            key = policy_key(record.customer_id, record.policy)
+            policy = self._policies.add(record.policy, await self._transport.get(key))
         return policy
+
+    async def _signing_key(self) -> bytes:
+        if self._secret is None:
+            self._secret = _secret_of(await self._transport.get(SIGNING_KEY))
+        return self._secret
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -218,12 +244,13 @@ class SyncGate:
 
     def __init__(self, transport: SyncTransport) -> None:
         self._transport = transport
-        self._policies = _Policies()
+        self._policies = Policies()
+        self._secret: bytes | None = None
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Self:
         """`url` as redis-py reads it: `redis://`, `rediss://` or `unix://`. Connects on first use."""
-        return cls(SyncRedisPyTransport.from_url(url, timeout_seconds))
+        return cls(connect_sync(url, timeout_seconds))
 
     def decide(
         self,
@@ -251,26 +278,115 @@ class SyncGate:
         )
         return self.submit(event, dry_run=dry_run)
 
-    def submit(self, event: UsageEvent, *, mode: Mode = "decide", dry_run: bool = False) -> Decision:
+    def record(
+        self,
+        customer_id: str,
+        meter: str | None = None,
+        quantity: int | None = None,
+        *,
+        quantities: Mapping[str, int] | None = None,
+        event_id: str | None = None,
+        metadata: Mapping[str, MetadataValue] | None = None,
+        occurred_at: datetime | None = None,
+        traceparent: str | None = None,
+    ) -> Decision:
+        """See `Gate.record`."""
+        event = usage_event(
+            customer_id,
+            meter,
+            quantity,
+            quantities=quantities,
+            event_id=event_id,
+            metadata=metadata,
+            occurred_at=occurred_at,
+            traceparent=traceparent,
+        )
+        return self.submit(event, mode="record")
+
+    def reserve(
+        self,
+        customer_id: str,
+        meter: str | None = None,
+        quantity: int | None = None,
+        *,
+        quantities: Mapping[str, int] | None = None,
+        event_id: str | None = None,
+        metadata: Mapping[str, MetadataValue] | None = None,
+        traceparent: str | None = None,
+        lifetime_seconds: int | None = None,
+    ) -> SyncRun:
+        """See `Gate.reserve`; here it is `with gate.reserve(...) as run`."""
+        event = usage_event(
+            customer_id,
+            meter,
+            quantity,
+            quantities=quantities,
+            event_id=event_id,
+            metadata=metadata,
+            traceparent=traceparent,
+        )
+        lifetime_us_of(lifetime_seconds)
+        return SyncRun(self, event, lifetime_seconds)
+
+    def submit(
+        self, event: UsageEvent, *, mode: Mode = "decide", dry_run: bool = False, lifetime_seconds: int | None = None
+    ) -> Decision:
         """See `Gate.submit`."""
-        arguments = _decide_arguments(event, mode, dry_run=dry_run)
+        arguments = decide_arguments(event, mode, dry_run=dry_run, lifetime_us=lifetime_us_of(lifetime_seconds))
         reply = self._transport.run(DECIDE, counters_key(event.customer_id), arguments)
-        record = _decoded(reply, event, event.customer_id)
-        return _decision(reply, record, self._policy(record))
+        record = decoded(reply, event, event.customer_id)
+        decision = decision_of(reply, record, self._policy(record))
+        if mode == "reserve" and decision.allowed and not dry_run:
+            decision.reservation_id = _token(decision).sign(self._signing_key())
+        return decision
+
+    def commit(
+        self, reservation_id: str, quantity: int | None = None, *, quantities: Mapping[str, int] | None = None
+    ) -> Finished:
+        """See `Gate.commit`."""
+        token = self.read_token(reservation_id)
+        return self.finish(token, "commit", actual_of(token, quantity, quantities))
+
+    def release(self, reservation_id: str) -> Finished:
+        """See `Gate.release`."""
+        return self.finish(self.read_token(reservation_id), "release", {})
+
+    def extend(self, reservation_id: str, seconds: int) -> Finished:
+        """See `Gate.extend`."""
+        by_us = lifetime_us_of(seconds, "seconds")
+        if not by_us:
+            raise InvalidEvent("seconds", "a whole number of seconds")
+        return self.finish(self.read_token(reservation_id), "extend", {}, by_us)
+
+    def finish(self, token: ReservationToken, action: Action, actual: Mapping[str, int], by_us: int = 0) -> Finished:
+        """See `Gate.finish`."""
+        arguments = finish_arguments(token, action, actual, by_us)
+        return finished_of(self._transport.run(FINISH_RESERVATION, counters_key(token.customer_id), arguments), token)
+
+    def read_token(self, reservation_id: str) -> ReservationToken:
+        """See `Gate.read_token`."""
+        return read_token(reservation_id, self._signing_key())
 
     def snapshot(self, customer_id: str) -> Snapshot:
         """See `Gate.snapshot`."""
         check_id("customer_id", customer_id)
         arguments = [tag_of(partition_of(customer_id)), customer_id]
         reply = self._transport.run(SNAPSHOT, counters_key(customer_id), arguments)
-        record = _decoded(reply, None, customer_id)
+        record = decoded(reply, None, customer_id)
         return snapshot_of(record, self._policy(record))
 
     def _policy(self, record: Record) -> EffectivePolicy:
         policy = self._policies.get(record.policy)
         if policy is None:
-            policy = self._policies.add(record.policy, self._transport.get(_policy_key(record)))
+            policy = self._policies.add(
+                record.policy, self._transport.get(policy_key(record.customer_id, record.policy))
+            )
         return policy
+
+    def _signing_key(self) -> bytes:
+        if self._secret is None:
+            self._secret = _secret_of(self._transport.get(SIGNING_KEY))
+        return self._secret
 
     def close(self) -> None:
         """Close all connections."""
@@ -283,3 +399,13 @@ class SyncGate:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _token(decision: Decision) -> ReservationToken:
+    return token_of(decision.event, decision.stream_id, decision.effective_at_us, decision.policy)
+
+
+def _secret_of(stored: bytes | None) -> bytes:
+    if stored is None:
+        raise NotPrepared("Redis holds no key to sign reservations with: start the daemon once")
+    return stored

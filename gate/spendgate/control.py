@@ -15,7 +15,8 @@ import msgspec
 import redis.asyncio
 
 from spendgate.errors import GateUnavailable, NotPrepared, WrongPolicy
-from spendgate.keys import INSTALL_KEY, PARTITIONS, counters_key, partition_of, tag_of
+from spendgate.keys import INSTALL_KEY, PARTITIONS, SIGNING_KEY, counters_key, partition_of, tag_of
+from spendgate.limits.layout import pack_integers
 from spendgate.policy import EffectivePolicy, decode_policy
 from spendgate.script import PUT_EXTERNAL, PUT_OVERRIDES, PUT_STATE, REFRESH, SWEEP, Script
 from spendgate.state import Override, OverrideSet, PolicyState
@@ -24,9 +25,18 @@ from spendgate.transport import Argument, RedisPyTransport, connect
 STREAM_START: Final = "0-0"
 SWEEP_BATCH: Final = 100
 HINTS_KEPT: Final = 1000
+IDEMPOTENCY_WINDOW_US: Final = 15 * 60 * 1_000_000
+"""An allowed event is remembered at least this long, and about twice as long at most while the sweep runs."""
+
+BACKLOG_MAX: Final = 1_000_000
+"""Outbox entries of one partition that the store may lack; beyond, nothing is decided there."""
 
 StreamEntries = list[tuple[int, str, bytes]]
 """(partition, stream id, value of the entry's first field)."""
+
+
+FIRST_GENERATION: Final = pack_integers((4, 3, 3), (1, 1024, 1024))
+"""Of the memory of events: its number, and how many buckets it and the one before have (see memory.lua)."""
 
 
 class Install(msgspec.Struct, frozen=True):
@@ -64,20 +74,24 @@ class Control:
         partitions = int(stored[b"partitions"])
         if partitions != PARTITIONS:
             raise NotPrepared(f"this Redis was installed with {partitions} partitions, this version uses {PARTITIONS}")
+        await self._redis.setnx(SIGNING_KEY, secrets.token_bytes(32))
         epoch_ms = time.time_ns() // 1_000_000
         async with self._redis.pipeline(transaction=False) as pipe:
             for partition in range(PARTITIONS):
                 pipe.hsetnx(f"{tag_of(partition)}meta", "epoch", str(epoch_ms))
                 pipe.hsetnx(f"{tag_of(partition)}meta", "seq", "0")
+                pipe.hsetnx(f"{tag_of(partition)}meta", "full_at", str(BACKLOG_MAX))
+                pipe.hsetnx(f"{tag_of(partition)}meta", "generation", FIRST_GENERATION)
             await pipe.execute()
         return Install(stored[b"id"].decode(), partitions)
 
     async def put_default(self, policy: EffectivePolicy) -> None:
         """Set what decides customers nobody knows."""
-        encoded, digest = policy.encode(), policy.digest
+        encoded, rules, digest = policy.encode(), policy.rules(), policy.digest
         async with self._redis.pipeline(transaction=False) as pipe:
             for partition in range(PARTITIONS):
                 pipe.set(f"{tag_of(partition)}policy:{digest}", encoded)
+                pipe.set(f"{tag_of(partition)}rules:{digest}", rules)
                 pipe.set(f"{tag_of(partition)}default", digest)
             await pipe.execute()
 
@@ -86,15 +100,20 @@ class Control:
     ) -> bool:
         """Write policy state; False when the same or a newer version is there. `force` writes an older one, which is
         for an administrator after a restore. Raises WrongPolicy when the state names another policy."""
-        encoded = policy.encode()
         if state.policy != policy.digest:
             raise WrongPolicy(f"state names policy {state.policy}, given is {policy.digest}")
-        arguments: list[Argument] = [_state_encoder.encode(state), state.policy, encoded, "1" if force else ""]
+        arguments: list[Argument] = [
+            state.encode(),
+            state.policy,
+            policy.encode(),
+            policy.rules(),
+            "1" if force else "",
+        ]
         return bool(await self._write(PUT_STATE, customer_id, arguments))
 
     async def put_overrides(self, customer_id: str, overrides: Sequence[Override], version: int) -> bool:
         """Replace all overrides of a customer; False when that version or a newer one is there."""
-        encoded = _state_encoder.encode(OverrideSet(version, tuple(overrides)))
+        encoded = OverrideSet(version, tuple(overrides)).encode()
         return bool(await self._write(PUT_OVERRIDES, customer_id, [encoded, version]))
 
     async def put_external(
@@ -113,7 +132,7 @@ class Control:
         """Refresh customers of a partition whose standing changes by itself by now; how many there were (at most
         SWEEP_BATCH: call again when it is that many)."""
         tag = tag_of(partition)
-        return int(_checked(await self._transport.run(SWEEP, f"{tag}meta", [tag, SWEEP_BATCH])))
+        return int(_checked(await self._transport.run(SWEEP, f"{tag}meta", [tag, SWEEP_BATCH, IDEMPOTENCY_WINDOW_US])))
 
     async def mark_mirrored(self, at_us: int) -> None:
         """Note that policy state was compared with its source at this instant."""
@@ -200,6 +219,3 @@ def _checked(reply: Any) -> Any:
             raise NotPrepared(f"Redis is not ready ({code} {subject}): call prepare and put_default first")
         raise WrongPolicy(f"{code}: {subject}")
     return reply
-
-
-_state_encoder = msgspec.msgpack.Encoder(order="deterministic")

@@ -7,22 +7,23 @@ gets the same answer again is the script's first step: it is memory, not judgeme
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Final, Literal
 
 import msgspec
 
-from spendgate.errors import UnknownMeter
+from spendgate.errors import InvalidEvent, UnknownMeter
 from spendgate.event import UsageEvent
-from spendgate.limits import counter_field
-from spendgate.limits.check import Check, Context, matches
+from spendgate.limits import NOT_KEPT, Counters, Limit, counter_field, speaks_of_all
+from spendgate.limits.check import STALE_RETRY_US, Check, Context, amount_of, applies, matches, text_of
 from spendgate.limits.result import LimitResult
 from spendgate.policy import EffectivePolicy
 from spendgate.state import THROTTLED_FOR_US, CustomerState, Override, PolicyState, Standing
 
 Outcome = Literal["allow", "throttle", "stop"]
-Mode = Literal["decide", "record"]
-"""`record` states what already happened: it is debited, may go over, and is never denied."""
+Mode = Literal["decide", "reserve", "record"]
+"""`reserve` holds the quantities until it is known what was really used; `record` states what already happened: it is
+debited, may go over, and is never denied."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -36,7 +37,7 @@ class Verdict(msgspec.Struct, frozen=True):
     override_id: str | None
     retry_after_us: int
     limits: tuple[LimitResult, ...]
-    counters: dict[str, Any]
+    counters: Counters
     crossed: tuple[tuple[str, str], ...]
     state_before: CustomerState
     standing: Standing
@@ -45,26 +46,34 @@ class Verdict(msgspec.Struct, frozen=True):
 def decide(
     policy: EffectivePolicy,
     state: PolicyState | None,
-    counters: Mapping[str, Any],
+    counters: Counters,
     overrides: Sequence[Override],
     event: UsageEvent,
     now_us: int,
     *,
     standing: Standing | None = None,
     mode: Mode = "decide",
+    mirrored_at_us: int = 0,
+    lifetime_us: int = 0,
 ) -> Verdict:
-    """Decide one event at `now_us` (Unix microseconds).
+    """Decide one event at `now_us` (Unix microseconds). `mirrored_at_us` is when the mirror last compared policy state
+    with its source (0: there is no mirror); `lifetime_us` is what a reservation asks for (0: what the plan gives).
 
     `state` None is a customer nobody knows: `policy` is then the document's policy for unknown customers.
-    `counters` maps counter fields to stored values; absent means never used. Raises UnknownMeter and InvalidEvent,
-    in which case nothing may be written.
+    Of a limit with `per`, `counters` holds the counter of the event's own value. Raises UnknownMeter and InvalidEvent, in
+    which case nothing may be written.
     """
     for meter in sorted(event.quantities):
         if meter not in policy.meters:
             raise UnknownMeter("meter" if len(event.quantities) == 1 else f"quantities.{meter}", meter)
     standing = standing or Standing()
-    context = Context(now_us, state.granted_micro_credits if state is not None else None)
-    checks = [limit.check(event, counters.get(counter_field(limit)), context) for limit in policy.limits]
+    reserving = mode == "reserve"
+    deadline_us = now_us + _lifetime_us(policy, lifetime_us) if reserving else 0
+    too_old = (
+        policy.max_staleness_us is not None and mirrored_at_us and now_us - mirrored_at_us > policy.max_staleness_us
+    )
+    context = context_of(state, now_us, reserving=reserving, stale_mirror_us=mirrored_at_us if too_old else 0)
+    checks = [check_limit(limit, event, counters.get(counter_field(limit)), context) for limit in policy.limits]
     active = [override for override in overrides if override.until_us > now_us]
 
     outcome, reason, limit_id, override_id = _judge_customer(policy, state, active, event)
@@ -84,6 +93,10 @@ def decide(
     }
     crossed = tuple((c.result.id, name) for c in checks if allowed for name in c.crossed)
     bypassed_by = override_id if reason == "allowed_by_override" else None
+    ends_at_us = standing.reservations_end_us
+    if reserving and allowed:
+        end_us = deadline_us + policy.reservations.grace_us
+        ends_at_us = min(ends_at_us or end_us, end_us)
     rate_denied = not allowed and any(c.reason == "rate_exceeded" and c.result.denies for c in checks)
     after = _next_standing(
         policy,
@@ -95,6 +108,7 @@ def decide(
             standing,
             throttled_until_us=now_us + THROTTLED_FOR_US if rate_denied else standing.throttled_until_us,
             override_units=_units_let_through(overrides, standing, bypassed_by, event.units),
+            reservations_end_us=ends_at_us,
         ),
     )
     return Verdict(
@@ -114,7 +128,7 @@ def decide(
 def refresh(
     policy: EffectivePolicy,
     state: PolicyState | None,
-    counters: Mapping[str, Any],
+    counters: Counters,
     overrides: Sequence[Override],
     now_us: int,
     *,
@@ -123,9 +137,38 @@ def refresh(
     """The standing at `now_us` when nothing was asked: after a policy change, an override, a reset or an expiry."""
     standing = standing or Standing()
     active = [override for override in overrides if override.until_us > now_us]
-    context = Context(now_us, state.granted_micro_credits if state is not None else None)
+    context = context_of(state, now_us)
     kept = msgspec.structs.replace(standing, override_units=_units_let_through(overrides, standing, None, 0))
     return _next_standing(policy, state, counters, active, context, standing=kept)
+
+
+def context_of(state: PolicyState | None, now_us: int, *, reserving: bool = False, stale_mirror_us: int = 0) -> Context:
+    """What the limits of a customer get to see at an instant."""
+    granted = state.granted_micro_credits if state is not None else None
+    return Context(now_us, granted, state.grants if state is not None else (), reserving, stale_mirror_us)
+
+
+def check_limit(limit: Limit, event: UsageEvent, stored: Any, context: Context) -> Check:
+    """One limit against one event that may not be its concern."""
+    concerned = applies(limit.match, event)
+    full = concerned and stored == NOT_KEPT
+    asked = event if concerned and not full else msgspec.structs.replace(event, quantities={})
+    check = limit.check(asked, None if stored == NOT_KEPT else stored, context)
+    value = text_of(event.metadata.get(limit.per)) or "" if limit.per is not None and concerned else None
+    line = msgspec.structs.replace(check.result, match=limit.match, per=limit.per, per_value=value)
+    if not full:
+        return msgspec.structs.replace(check, result=line)
+    resets_us = line.period_end_seconds * 1_000_000 - context.now_us if line.period_end_seconds else STALE_RETRY_US
+    amount = amount_of(event, limit.meters)
+    denied = msgspec.structs.replace(line, result="deny", amount=amount, retry_after_us=resets_us)
+    return Check(denied, reason="too_many_values")
+
+
+def _lifetime_us(policy: EffectivePolicy, asked_us: int) -> int:
+    terms = policy.reservations
+    if asked_us > terms.max_lifetime_us:
+        raise InvalidEvent("lifetime_seconds", f"at most {terms.max_lifetime_us // 1_000_000}, as the plan says")
+    return asked_us or terms.lifetime_us
 
 
 def _judge_customer(
@@ -170,7 +213,7 @@ def _let_pass(
     if outcome == "allow":
         return None
     denying = [check for check in checks if check.result.denies]
-    if any(check.reason in ("model_without_weight", "policy_stale") for check in denying):
+    if any(check.reason in _UNCOUNTABLE for check in denying):
         return None
     for override in active:
         if override.kind == "let_pass" and all(_covers(override, check.result.id) for check in denying):
@@ -198,7 +241,7 @@ def _units_let_through(
 def _next_standing(
     policy: EffectivePolicy,
     state: PolicyState | None,
-    counters: Mapping[str, Any],
+    counters: Counters,
     active: Sequence[Override],
     context: Context,
     *,
@@ -217,9 +260,12 @@ def _next_standing(
         if override.kind == "let_pass" and standing.units_let_through(override.id) < override.max_units
     ]
     for limit in policy.limits:
-        exhaustion = None
-        if limit.mode == "enforce":
-            exhaustion = limit.exhaustion(counters.get(counter_field(limit)), context)
+        if limit.mode != "enforce" or not speaks_of_all(limit):
+            continue
+        change_us = limit.changes_at_us(context)
+        if change_us:
+            changes.append(change_us)
+        exhaustion = limit.exhaustion(counters.get(counter_field(limit)), context)
         if exhaustion is None:
             continue
         if exhaustion.until_us:
@@ -256,3 +302,6 @@ def _line_after(check: Check, *, allowed: bool, bypassed: bool) -> LimitResult:
     if bypassed and line.denies:
         line = msgspec.structs.replace(line, bypassed=True)
     return line
+
+
+_UNCOUNTABLE: Final = frozenset({"model_without_weight", "policy_stale", "too_many_values"})

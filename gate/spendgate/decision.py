@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from spendgate.decide import Outcome, Verdict
+from spendgate.errors import SpendgateError
 from spendgate.keys import decision_id_of, partition_of
 from spendgate.limits.result import LimitResult
 from spendgate.policy import EffectivePolicy
@@ -33,7 +34,9 @@ class Decision:
         self.policy = policy
         self.effective_at_us = at_us
         self.event = record.event
-        self._stream_id = stream_id
+        self.stream_id = stream_id
+        self.reservation_id: str | None = None
+        """Names the reservation for `commit`, `release` and `extend`; None where nothing was reserved."""
 
     @property
     def outcome(self) -> Outcome:
@@ -46,9 +49,9 @@ class Decision:
     @property
     def decision_id(self) -> str | None:
         """None for a dry run, which is not kept."""
-        if not self._stream_id:
+        if not self.stream_id:
             return None
-        return decision_id_of(partition_of(self.record.customer_id), self._stream_id)
+        return decision_id_of(partition_of(self.record.customer_id), self.stream_id)
 
     @property
     def event_id(self) -> str:
@@ -135,7 +138,18 @@ class Decision:
             "retry_after_seconds": self.retry_after_seconds,
             "unblock": _unblock_answer(unblock),
             "policy": _policy_answer(self.record, self.limits),
+            "reservation": self._reservation_answer(),
             "decision_trace": self.trace(),
+        }
+
+    def _reservation_answer(self) -> dict[str, Any] | None:
+        facts = self.record.reservation
+        if self.reservation_id is None or facts is None:
+            return None
+        return {
+            "id": self.reservation_id,
+            "status": facts.status,
+            "expires_at": rfc3339(facts.deadline_us),
         }
 
     def trace(self) -> dict[str, Any]:
@@ -154,6 +168,14 @@ class Decision:
             "traceparent": self.event.traceparent,
             "limits": [limit_answer(line) for line in verdict.limits],
         }
+
+
+class Denied(SpendgateError):
+    """A run that was asked for by `reserve`, or by a decorator, and may not happen; `decision` says why."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.message)
+        self.decision = decision
 
 
 def limit_answer(line: LimitResult) -> dict[str, Any]:
@@ -182,6 +204,9 @@ def limit_answer(line: LimitResult) -> dict[str, Any]:
         "retry_after_seconds": -(-line.retry_after_us // MICRO) if line.retry_after_us else None,
         "field": line.field,
         "bypassed": line.bypassed,
+        "match": line.match,
+        "per": line.per,
+        "per_value": line.per_value,
     }
 
 

@@ -32,6 +32,21 @@ class UnknownMeter(InvalidEvent):
         self.meter = meter
 
 
+class TooLarge(InvalidEvent):
+    """The quantity would take a limit's numbers out of the range in which they are exact. `code` is the script's word."""
+
+    def __init__(self, code: str, limit_id: str, field: str = "quantity") -> None:
+        most = (
+            "small enough to cost at most"
+            if code == "cost_too_large"
+            else f"small enough to keep limit {limit_id!r} below"
+        )
+        unit = " micro-credits" if code == "cost_too_large" else ""
+        super().__init__(field, f"{most} {9 * 10**15}{unit}")
+        self.code = code
+        self.limit_id = limit_id
+
+
 class Conflict(SpendgateError):
     """The same `event_id` was allowed before with other content; nothing was done."""
 
@@ -42,6 +57,33 @@ class Conflict(SpendgateError):
         )
         self.customer_id = customer_id
         self.event_id = event_id
+
+
+class AboveReserved(InvalidEvent):
+    """A commit of more than was reserved, which the plan rejects. The reservation is still open."""
+
+    def __init__(self, meter: str) -> None:
+        super().__init__(f"quantities.{meter}", "at most what was reserved, as the plan says")
+        self.meter = meter
+
+
+class ReservationFinished(SpendgateError):
+    """The reservation has ended otherwise; nothing was done. `ended` tells how: `committed`, `released`, `expired`."""
+
+    def __init__(self, ended: str) -> None:
+        super().__init__(
+            f"the reservation has ended already ({ended}); if more was used than was counted, record it as usage"
+        )
+        self.ended = ended
+
+
+class UnknownReservation(SpendgateError):
+    """No such reservation: the id is none of this installation, belongs to another customer, or it ended so long ago
+    that how is forgotten."""
+
+
+class TooManyReservations(SpendgateError):
+    """The customer has more open reservations than are kept; nothing was reserved."""
 
 
 class NotPrepared(SpendgateError):

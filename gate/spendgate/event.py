@@ -34,15 +34,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encoder = msgspec.msgpack.Encoder(order="sorted")
 
 
-class UsageEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+class UsageEvent(msgspec.Struct, frozen=True, array_like=True):
     """One event, validated. `quantities` maps meters to whole base units; `event_id` is unique per customer;
     `retry_safe` is False when the id was made here because the caller gave none; `occurred_at_us` is data and
-    selects no window."""
+    selects no window. The order of the fields is that of the encoding; the script reads the first two."""
 
+    quantities: dict[str, int]
+    metadata: dict[str, MetadataValue]
     customer_id: str
     event_id: str
-    quantities: dict[str, int]
-    metadata: dict[str, MetadataValue] = {}
     occurred_at_us: int | None = None
     traceparent: str | None = None
     retry_safe: bool = True
@@ -62,9 +62,10 @@ class UsageEvent(msgspec.Struct, frozen=True, omit_defaults=True):
         """MessagePack as the Redis script reads it."""
         return _encoder.encode(self)
 
-    def fingerprint(self) -> bytes:
-        """6 bytes over what a retry must repeat: quantities and metadata, not tracing headers or times."""
-        content = _encoder.encode((self.quantities, self.metadata))
+    def fingerprint(self, *, reserved: bool = False) -> bytes:
+        """6 bytes over what a retry must repeat: quantities and metadata, not tracing headers or times; and that it
+        reserves, if it does."""
+        content = _encoder.encode((self.quantities, self.metadata, reserved))
         return hashlib.blake2b(content, digest_size=6).digest()
 
     def identity(self) -> bytes:

@@ -14,6 +14,9 @@ PARTITIONS: Final = 64
 
 INSTALL_KEY: Final = "sg:install"
 
+SIGNING_KEY: Final = "sg:signing"
+"""Signs reservation ids. Whoever can read it can read everything else here, too."""
+
 
 def partition_of(customer_id: str) -> int:
     """CRC32 of the UTF-8 id, modulo the number of partitions."""

@@ -27,6 +27,14 @@ SENTENCES: Final = {
     "credits_exceeded": "The event costs {amount}, but the balance is {remaining}.",
     "rate_exceeded": "The event asks for {amount}, but the rate of {period} leaves room for {remaining} now.",
     "above_burst": "The event asks for {amount}, more than the {limit} that this rate ever lets through at once.",
+    "too_many_open": "{reserved} open at once already, which is the most that is allowed.",
+    "too_many_values": "Limit {id} counts each {per} apart, and there are too many different ones already.",
+    "mirror_stale": "The billing data is too old, and what may pass meanwhile is used up.",
+    "committed": "What was really used is debited; the rest of the reservation is free again.",
+    "released": "Nothing was used; the reservation is free again.",
+    "expired": "Nobody ended the reservation by its deadline; it is free again.",
+    "expired_committed": "Nobody ended the reservation by its deadline; the plan debits it as reserved.",
+    "extended": "The reservation's deadline was moved.",
     "event_too_large": "The event has {amount}, more than the {limit} allowed in one event.",
 }
 """`{amount}` and its like carry their unit."""
@@ -71,6 +79,9 @@ def sentence_of(verdict: Verdict) -> str:
         limit=quantity_text(line.limit or 0, line.unit),
         are="is" if remaining == 1 else "are",
         period=line.period,
+        reserved=quantity_text(line.reserved, line.unit),
+        id=line.id,
+        per=line.per,
     )
 
 
@@ -108,5 +119,8 @@ _ADVICE: Final = {
     "override_stop": "Revoke the override, or wait until it expires.",
     "model_not_allowed": "Use a model of the plan, or change the plan.",
     "model_without_weight": "Add a credit weight for this model to the policy document.",
+    "too_many_open": "Wait until a run ends, or release reservations that are no longer needed.",
+    "too_many_values": "Use fewer different values, or raise the limit's max_values.",
+    "mirror_stale": "Run the daemon and look at its connection to the billing system.",
     "policy_stale": "Run the daemon, which renews policies before their periods end.",
 }

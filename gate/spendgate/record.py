@@ -1,20 +1,25 @@
 """The record: one outbox entry, and the script's answer to its caller.
 
-It holds the *inputs* of a decision and what the script decided, nothing derived. `verdict_of` decides again with the
-pure function, so the explanation, the audit and the verifier all use the definition.
+It holds the *inputs* of a decision and what the script decided, nothing derived. `verdict_of` and `finish_of` decide
+again with the pure functions, so the explanation, the audit and the verifier all use the definition.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from functools import cached_property
+from typing import Literal
 
 import msgspec
 
 from spendgate.decide import Mode, Outcome, Verdict, decide, refresh
 from spendgate.event import UsageEvent
-from spendgate.limits import counter_field
+from spendgate.limits import Counters, counter_field, decode_counter
 from spendgate.policy import ENGINE_VERSION, EffectivePolicy
+from spendgate.reservation import Facts, Finish, finish
 from spendgate.state import CustomerState, Override, OverrideSet, PolicyState, Standing
+
+Kind = Literal["decision", "finish", "standing", "denials", "repair", "snapshot"]
+FinishMode = Literal["commit", "release", "expire", "extend"]
 
 
 class Result(msgspec.Struct, frozen=True, array_like=True):
@@ -29,37 +34,41 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     count: int
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
-    """`kind`: `decision`; `standing` (state or threshold changed without an event); `denials` (`result.count` further
-    denials of one rule in one second); `snapshot` (never stored). `policy` is a digest; `counters` stand in the
-    order of the policy's limits; all inputs are as they were before the decision."""
+class Record(msgspec.Struct, frozen=True, array_like=True, dict=True):
+    """`kind`: `decision`; `finish` (a reservation that ended or was extended, by `mode`); `standing` (state or threshold
+    changed without an event); `denials` (`result.count` further denials of one rule in one second); `repair` (counters
+    of reservations that did not add up); `snapshot` (never stored).
+
+    `policy` is a digest; `counters` are as stored, in the order of the policy's limits; all inputs are as they were
+    before the decision. `event` of a finish is the event as it was reserved."""
 
     engine: int
-    kind: Literal["decision", "standing", "denials", "snapshot"]
+    kind: Kind
     now_us: int
-    mode: Mode
+    mode: Mode | FinishMode
     customer_id: str
     policy: str
     mirrored_at_us: int
     event: UsageEvent | None
     state: PolicyState | None
-    counters: tuple[Any, ...]
-    standing_before: Standing | None
+    counters: tuple[bytes | None, ...]
+    standing_before: bytes | None
     override_set: OverrideSet | None
     result: Result
+    reservation: Facts | None = None
 
-    @property
+    @cached_property
     def standing(self) -> Standing:
-        return self.standing_before or Standing()
+        return Standing.decode(self.standing_before) if self.standing_before is not None else Standing()
 
     @property
     def overrides(self) -> tuple[Override, ...]:
         return self.override_set.overrides if self.override_set is not None else ()
 
-    def counters_by_limit(self, policy: EffectivePolicy) -> dict[str, Any]:
-        """Counter field to stored counter; limits never used are absent."""
+    def counters_by_limit(self, policy: EffectivePolicy) -> Counters:
+        """By counter field; limits never used are absent. Raises ValueError when the policy is another one."""
         pairs = zip(policy.limits, self.counters, strict=True)
-        return {counter_field(limit): counter for limit, counter in pairs if counter is not None}
+        return {counter_field(limit): decode_counter(limit, raw) for limit, raw in pairs if raw is not None}
 
 
 def decode_record(encoded: bytes) -> Record:
@@ -68,9 +77,11 @@ def decode_record(encoded: bytes) -> Record:
 
 
 def verdict_of(record: Record, policy: EffectivePolicy) -> Verdict:
-    """Decide the record's event again. `policy` is the one that `record.policy` names; the record has an event."""
-    if record.engine != ENGINE_VERSION or record.event is None:
+    """Decide the record's event again. `policy` is the one that `record.policy` names. Raises ValueError for a record
+    that decides no event, or of another engine."""
+    if record.engine != ENGINE_VERSION or record.event is None or record.kind != "decision":
         raise ValueError(f"engine {record.engine} or kind {record.kind!r} can't be decided again")
+    facts = record.reservation
     return decide(
         policy,
         record.state,
@@ -79,15 +90,37 @@ def verdict_of(record: Record, policy: EffectivePolicy) -> Verdict:
         record.event,
         record.now_us,
         standing=record.standing,
-        mode=record.mode,
+        mode=record.mode,  # type: ignore[arg-type]  # a decision has a decision's mode
+        mirrored_at_us=record.mirrored_at_us,
+        lifetime_us=0 if facts is None else facts.deadline_us - record.now_us,
+    )
+
+
+def finish_of(record: Record, policy: EffectivePolicy) -> Finish:
+    """Finish the record's reservation again. Raises ValueError for a record that finishes none, or of another
+    engine."""
+    facts = record.reservation
+    if record.engine != ENGINE_VERSION or record.event is None or facts is None or record.kind != "finish":
+        raise ValueError(f"engine {record.engine} or kind {record.kind!r} finishes no reservation")
+    return finish(
+        policy,
+        record.state,
+        record.counters_by_limit(policy),
+        record.event,
+        dict(facts.committed),
+        facts.effective_at_us,
+        record.now_us,
+        held=facts.deadline_us != 0,
     )
 
 
 def agrees(record: Record, policy: EffectivePolicy) -> bool:
     """Whether the definition decides as the script did; denials that were only counted have nothing to compare."""
     result = record.result
-    if record.kind == "denials" or result.reason == "external":
+    if record.kind in ("denials", "repair") or record.mode == "extend" or result.reason == "external":
         return True
+    if record.kind == "finish":
+        return finish_of(record, policy).crossed == result.crossed
     if record.kind == "standing":
         counters = record.counters_by_limit(policy)
         standing = refresh(policy, record.state, counters, record.overrides, record.now_us, standing=record.standing)

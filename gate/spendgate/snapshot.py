@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from spendgate.decide import refresh
+from spendgate.decide import check_limit, context_of, refresh
 from spendgate.event import UsageEvent
-from spendgate.limits import counter_field
-from spendgate.limits.check import Context
+from spendgate.limits import Counters, counter_field
 from spendgate.limits.result import LimitResult
 from spendgate.policy import EffectivePolicy
 from spendgate.record import Record
@@ -22,7 +21,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     policy_digest: str
     state: PolicyState | None
     overrides: tuple[Override, ...]
-    counters: dict[str, object]
+    counters: Counters
     stored_standing: Standing
     now_us: int
     mirrored_at_us: int
@@ -46,10 +45,10 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     def limits(self) -> list[LimitResult]:
         """Each limit as it stands, with what is left and when it resets; the result is `not_applicable`."""
-        nothing = UsageEvent(customer_id=self.customer_id, event_id="", quantities={})
-        context = Context(self.now_us, self.state.granted_micro_credits if self.state is not None else None)
+        nothing = UsageEvent({}, {}, self.customer_id, "")
+        context = context_of(self.state, self.now_us)
         return [
-            limit.check(nothing, self.counters.get(counter_field(limit)), context).result
+            check_limit(limit, nothing, self.counters.get(counter_field(limit)), context).result
             for limit in self.policy.limits
         ]
 

@@ -21,6 +21,10 @@ class Window(msgspec.Struct, frozen=True, omit_defaults=True):
     anchor_seconds: int = 0
     boundaries: str = ""
 
+    def rule(self) -> tuple[int, int | str]:
+        """What the script reads: see periods.lua."""
+        return (self.length_seconds, self.anchor_seconds) if self.length_seconds else (0, self.boundaries)
+
     def period_at(self, now_us: int) -> tuple[int, int] | None:
         """Start and end, in seconds, of the period that contains `now_us`; None when the table is exhausted."""
         now_seconds = now_us // 1_000_000

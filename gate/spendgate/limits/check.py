@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
-from spendgate.errors import InvalidEvent
 from spendgate.event import UsageEvent
-from spendgate.limits.result import MAX_COUNTER, LimitResult
+from spendgate.limits.result import LimitResult
+
+STALE_RETRY_US: Final = 60_000_000
+"""How long to wait where only a new policy or a fresh mirror helps."""
+
+
+class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Credits granted until `expires_at_us` (0: for good). Lower `priority` is burnt first, then the soonest to expire."""
+
+    id: str
+    micro_credits: int
+    expires_at_us: int = 0
+    priority: int = 0
+
+    def lives_at(self, instant_us: int) -> bool:
+        return self.expires_at_us == 0 or self.expires_at_us > instant_us
 
 
 class Context(msgspec.Struct, frozen=True):
-    """The moment of a decision: Redis clock, and credits granted so far (None when the source knows none)."""
+    """The moment of a decision. `now_us` is the Redis clock; `granted_micro_credits` None when the source knows none;
+    `reserving`: amounts are held, not used; `stale_mirror_us` is the instant of a mirror that is too old, else 0."""
 
     now_us: int
     granted_micro_credits: int | None
+    grants: tuple[Grant, ...] = ()
+    reserving: bool = False
+    stale_mirror_us: int = 0
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -26,6 +45,18 @@ class Check(msgspec.Struct, frozen=True):
     counter: Any = None
     crossed: tuple[str, ...] = ()
     reason: str = ""
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """A debit that is made later than it took effect: a reservation that ends, or what an outage let pass.
+
+    `held` is what the counters hold for it (None: nothing), `committed` what is debited instead; its quantities are
+    negative where a debit is taken back. `effective_at_us` names the periods."""
+
+    held: UsageEvent | None
+    committed: UsageEvent
+    effective_at_us: int
+    context: Context
 
 
 class Exhaustion(msgspec.Struct, frozen=True):
@@ -39,11 +70,23 @@ def amount_of(event: UsageEvent, meters: tuple[str, ...]) -> int:
     return sum(event.quantities.get(meter, 0) for meter in meters)
 
 
-def checked_sum(counter: int, amount: int, limit_id: str) -> int:
-    """Sum of both, or InvalidEvent when it would leave the range that Lua computes exactly."""
-    if counter + amount > MAX_COUNTER:
-        raise InvalidEvent("quantity", f"small enough to keep limit {limit_id!r} below {MAX_COUNTER}")
-    return counter + amount
+def applies(match: Mapping[str, str], event: UsageEvent) -> bool:
+    """Whether all `match` fields are in the event's metadata and fit their patterns."""
+    for field, pattern in match.items():
+        text = text_of(event.metadata.get(field))
+        if text is None or not matches(pattern, text):
+            return False
+    return True
+
+
+def text_of(value: object) -> str | None:
+    """A metadata value as patterns and counters of `per` see it, the same in Lua: 7 and 7.0 are one text. None stands
+    for an absent value."""
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{float(value):.17g}" if isinstance(value, int | float) else str(value)
 
 
 def matches(pattern: str, text: str) -> bool:

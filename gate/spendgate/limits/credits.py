@@ -1,16 +1,22 @@
-"""`credits`: a wallet. Balance = granted in all − weighted use − weighted external use, in micro-credits.
+"""`credits`: a wallet. Balance = granted − weighted use − weighted external use − reserved, in micro-credits.
 
-Grants are cumulative, so a grant that arrives while usage is in flight can't be lost or counted twice.
+What is granted for good is cumulative, so a grant that arrives while usage is in flight can't be lost or counted twice.
+Grants that expire come on top and are burnt first, the soonest to expire before the others; what is left of one when it
+expires is gone. Use that no grant covered is the cumulative part's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final, Self
+
 import msgspec
 
-from spendgate.errors import InvalidEvent
+from spendgate.errors import TooLarge
 from spendgate.event import UsageEvent
-from spendgate.limits.check import Check, Context, Exhaustion, checked_sum, matches
-from spendgate.limits.quota import QuotaCounter
+from spendgate.limits.check import STALE_RETRY_US, Check, Context, Ending, Exhaustion, Grant, matches
+from spendgate.limits.counter import checked_sum
+from spendgate.limits.layout import pack_integers, unpack_integers
 from spendgate.limits.result import MAX_COUNTER, Denial, LimitResult, Mode
 
 
@@ -22,10 +28,51 @@ class Weight(msgspec.Struct, frozen=True):
     micro_credits: int
 
 
+_WIDTHS: Final = (7, 7, 7, 7, 7, 7, 7, 7)
+"""`>I7I7I7I7I7I7I7I7` in Lua; what follows is `burnt`, in MessagePack, or nothing."""
+
+
+class WalletCounter(msgspec.Struct, frozen=True):
+    """Micro-credits. `burnt` is, per grant that still exists, what was taken from it; `covered` is what grants ever
+    covered of `used` and `external`; `external_seen` is the external use that was already taken from a grant or from the
+    rest. The other fields are those of `PeriodCounter`."""
+
+    used: int = 0
+    external: int = 0
+    external_at_us: int = 0
+    reserved: int = 0
+    stale_since_us: int = 0
+    stale_used: int = 0
+    external_seen: int = 0
+    covered: int = 0
+    burnt: tuple[tuple[str, int], ...] = ()
+
+    def burnt_of(self, grant_id: str) -> int:
+        return next((units for name, units in self.burnt if name == grant_id), 0)
+
+    def stale_units(self, mirrored_at_us: int) -> int:
+        """See `PeriodCounter.stale_units`."""
+        return self.stale_used if self.stale_since_us == mirrored_at_us else 0
+
+    def encode(self) -> bytes:
+        """As it is stored."""
+        numbers = [getattr(self, name) for name in self.__struct_fields__[:-1]]
+        return pack_integers(_WIDTHS, numbers) + (msgspec.msgpack.encode(self.burnt) if self.burnt else b"")
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Self:
+        """Inverse of `encode`. Raises ValueError."""
+        (used, external, read_us, reserved, stale_us, stale_used, seen, covered), more = unpack_integers(_WIDTHS, raw)
+        burnt = _burnt_decoder.decode(more) if more else ()
+        return cls(used, external, read_us, reserved, stale_us, stale_used, seen, covered, burnt)
+
+
 class Credits(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="credits"):
     """Weights are tried in order, the first match counts. A meter without any weight is free of credits; a meter
     whose weights match no pattern for the event's model is refused (`model_without_weight`).
     `granted_when_unknown` micro-credits stand in when the source states no grants."""
+
+    Counter: ClassVar = WalletCounter
 
     id: str
     meters: tuple[str, ...]
@@ -35,9 +82,18 @@ class Credits(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
     when_exceeded: Denial = "stop"
     mode: Mode = "enforce"
     unit: str = "micro-credits"
+    match: dict[str, str] = {}
+    per: None = None
+    max_values: int = 0
+    outage_allowance: int = 0
+
+    def rule(self) -> list[Any]:
+        """The kind's own part of what the script reads: see credits.lua."""
+        weights = [part for weight in self.weights for part in (weight.meter, weight.model, weight.micro_credits)]
+        return [weights, self.floor, self.granted_when_unknown, self.outage_allowance]
 
     def cost_of(self, event: UsageEvent) -> int | None:
-        """Micro-credits of `event`; None when a weight is missing. Raises InvalidEvent beyond 9×10^15."""
+        """Micro-credits of `event`; None when a weight is missing. Raises TooLarge beyond 9×10^15."""
         cost = 0
         for meter in self.meters:
             quantity = event.quantities.get(meter)
@@ -48,7 +104,7 @@ class Credits(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
                 return None
             cost += quantity * weight
             if cost > MAX_COUNTER:
-                raise InvalidEvent("quantity", f"small enough to cost at most {MAX_COUNTER} micro-credits")
+                raise TooLarge("cost_too_large", self.id)
         return cost
 
     def _weight_of(self, meter: str, model: str) -> int | None:
@@ -58,14 +114,26 @@ class Credits(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
         return None
 
     def _granted(self, context: Context) -> int:
-        granted = context.granted_micro_credits
-        return self.granted_when_unknown if granted is None else granted
+        """What was granted for good."""
+        if context.granted_micro_credits is not None:
+            return context.granted_micro_credits
+        return 0 if context.grants else self.granted_when_unknown
 
-    def check(self, event: UsageEvent, stored: object, context: Context) -> Check:
-        counter = msgspec.convert(stored, QuotaCounter) if stored is not None else QuotaCounter()
+    def _lasting(self, counter: WalletCounter, context: Context) -> int:
+        """What is left of everything granted, reservations not counted."""
+        rest = self._granted(context) - (counter.used + counter.external - counter.covered)
+        return rest + sum(
+            grant.micro_credits - counter.burnt_of(grant.id)
+            for grant in context.grants
+            if grant.lives_at(context.now_us)
+        )
+
+    def check(self, event: UsageEvent, counter: WalletCounter | None, context: Context) -> Check:
+        """`counter` None: nothing was used yet."""
+        counter = counter or WalletCounter()
         cost = self.cost_of(event)
-        granted = self._granted(context)
-        effective = counter.used + counter.external
+        lasting = self._lasting(counter, context)
+        balance = lasting - counter.reserved
         line = LimitResult(
             id=self.id,
             kind="credits",
@@ -76,23 +144,76 @@ class Credits(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
             meters=self.meters,
             amount=cost or 0,
             used=counter.used,
+            reserved=counter.reserved,
             external=counter.external,
-            limit=granted,
+            limit=lasting + counter.used + counter.external,
             floor=self.floor,
-            remaining=granted - effective,
+            remaining=balance,
         )
         if cost is None:
             denied = msgspec.structs.replace(line, result="deny", when_exceeded="stop")
             return Check(denied, reason="model_without_weight")
         if not cost:
             return Check(line)
-        after = msgspec.structs.replace(counter, used=checked_sum(counter.used, cost, self.id))
-        if effective + cost <= granted:
-            return Check(msgspec.structs.replace(line, result="pass"), after)
-        return Check(msgspec.structs.replace(line, result="deny"), after, reason="credits_exceeded")
+        checked_sum(counter.used + counter.external + counter.reserved, cost, self.id)
+        if context.reserving:
+            after = msgspec.structs.replace(counter, reserved=counter.reserved + cost)
+        else:
+            after = self._debited(counter, cost, context, context.now_us)
+        stale_units = counter.stale_units(context.stale_mirror_us) + cost
+        if context.stale_mirror_us:
+            after = msgspec.structs.replace(after, stale_since_us=context.stale_mirror_us, stale_used=stale_units)
+        if cost > balance:
+            return Check(msgspec.structs.replace(line, result="deny"), after, reason="credits_exceeded")
+        if context.stale_mirror_us and stale_units > self.outage_allowance:
+            waiting = msgspec.structs.replace(
+                line, result="deny", when_exceeded="throttle", retry_after_us=STALE_RETRY_US
+            )
+            return Check(waiting, after, reason="mirror_stale")
+        return Check(msgspec.structs.replace(line, result="pass"), after)
 
-    def exhaustion(self, stored: object, context: Context) -> Exhaustion | None:
-        counter = msgspec.convert(stored, QuotaCounter) if stored is not None else QuotaCounter()
-        if self._granted(context) - counter.used - counter.external > self.floor:
-            return None
-        return Exhaustion(0)
+    def _debited(self, counter: WalletCounter, cost: int, context: Context, at_us: int) -> WalletCounter:
+        used = max(0, checked_sum(counter.used, cost, self.id))
+        counter = msgspec.structs.replace(counter, used=used)
+        if not context.grants:
+            return counter
+        return burn(counter, cost, context.grants, self._granted(context), at_us)
+
+    def read_external(self, counter: WalletCounter, context: Context) -> WalletCounter:
+        """The wallet after its external use was read anew: grants cover that, too."""
+        return burn(counter, 0, context.grants, self._granted(context), context.now_us) if context.grants else counter
+
+    def finish(self, counter: WalletCounter | None, ending: Ending) -> tuple[WalletCounter | None, tuple[str, ...]]:
+        """The wallet after a reservation ended; what is committed is taken from the grants of the time it began."""
+        counter = counter or WalletCounter()
+        held = (self.cost_of(ending.held) or 0) if ending.held is not None else 0
+        counter = msgspec.structs.replace(counter, reserved=max(0, counter.reserved - held))
+        cost = self.cost_of(ending.committed) or 0
+        return self._debited(counter, cost, ending.context, ending.effective_at_us), ()
+
+    def exhaustion(self, counter: WalletCounter | None, context: Context) -> Exhaustion | None:
+        """What is reserved does not count: it may be released."""
+        return None if self._lasting(counter or WalletCounter(), context) > self.floor else Exhaustion(0)
+
+    def changes_at_us(self, context: Context) -> int:
+        """When the next grant expires; 0 when none will."""
+        return min((grant.expires_at_us for grant in context.grants if grant.expires_at_us > context.now_us), default=0)
+
+
+def burn(counter: WalletCounter, cost: int, grants: Sequence[Grant], granted: int, at_us: int) -> WalletCounter:
+    """Take from the grants that live at `at_us`, in their order: `cost` (already in `used`), external use not seen yet,
+    and what had overdrawn the part granted for good. What no grant has room for stays with that part."""
+    before = counter.used - cost + counter.external_seen - counter.covered
+    wanted = cost + max(0, counter.external - counter.external_seen) + max(0, before - granted)
+    burnt, covered = [], counter.covered
+    for grant in grants:
+        units = counter.burnt_of(grant.id)
+        if grant.lives_at(at_us):
+            taken = max(0, min(wanted, grant.micro_credits - units))
+            units, wanted, covered = units + taken, wanted - taken, covered + taken
+        if units:
+            burnt.append((grant.id, units))
+    return msgspec.structs.replace(counter, burnt=tuple(burnt), external_seen=counter.external, covered=covered)
+
+
+_burnt_decoder = msgspec.msgpack.Decoder(tuple[tuple[str, int], ...])

@@ -1,23 +1,26 @@
--- Twin of per_event.py. It keeps no counter.
-kinds.per_event = {
-  check = function(limit, event)
-    local amount = amount_of(event, limit.meters)
-    if amount > 0 and limit.field then
-      amount = event.metadata[limit.field] or 0
-      if event.metadata[limit.field] ~= nil then
-        local value = event.metadata[limit.field]
-        if type(value) ~= 'number' or value ~= floor(value) or value < 0 or value > MAX_COUNTER then
-          refuse('metadata_not_a_number', limit.field)
-        end
-      end
-    end
-    if amount <= limit.max then
-      return {}
-    end
-    return { denies = limit.when_exceeded or 'stop', reason = 'event_too_large', retry_after_us = 0 }
-  end,
+-- Twin of per_event.py. The rule's own part: the most, metadata field or false. It keeps no counter.
+local OWN = 10
+local per_event = {}
 
-  exhausted_until = function()
-    return nil
-  end,
-}
+function per_event.check(rule, amount, _, context)
+  local most, field = rule[OWN], rule[OWN + 1]
+  if field then
+    amount = context.metadata[field]
+    if amount == nil then
+      return nil
+    end
+    if type(amount) ~= 'number' or amount ~= math.floor(amount) or amount < 0 or amount > MAX_COUNTER then
+      refuse('metadata_not_a_number', field)
+    end
+  end
+  if amount > most then
+    return rule[4] and 'stop' or 'throttle', 'event_too_large', 0
+  end
+  return nil
+end
+
+function per_event.finish()
+  return nil
+end
+
+return per_event

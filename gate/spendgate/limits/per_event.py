@@ -5,17 +5,21 @@ It keeps no counter and changes no customer state: a smaller event may follow at
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import msgspec
 
 from spendgate.errors import InvalidEvent
 from spendgate.event import MAX_NUMBER, UsageEvent
-from spendgate.limits.check import Check, Context, Exhaustion, amount_of
+from spendgate.limits.check import Check, Context, Ending, Exhaustion, amount_of
 from spendgate.limits.result import Denial, LimitResult, Mode
 
 
 class PerEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="per_event"):
     """At most `max` units of `meters` in one event, or at most `max` in metadata `field` when that is set.
     An event without the field, or that touches none of the meters, is not concerned."""
+
+    Counter: ClassVar = None
 
     id: str
     meters: tuple[str, ...]
@@ -24,8 +28,15 @@ class PerEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind"
     field: str | None = None
     when_exceeded: Denial = "stop"
     mode: Mode = "enforce"
+    match: dict[str, str] = {}
+    per: None = None
+    max_values: int = 0
 
-    def check(self, event: UsageEvent, stored: object, context: Context) -> Check:  # noqa: ARG002
+    def rule(self) -> list[Any]:
+        """The kind's own part of what the script reads: see per_event.lua."""
+        return [self.max, self.field or False]
+
+    def check(self, event: UsageEvent, counter: None, context: Context) -> Check:  # noqa: ARG002
         amount = amount_of(event, self.meters)
         if amount and self.field is not None:
             amount = _whole_number(self.field, event.metadata.get(self.field))
@@ -47,8 +58,14 @@ class PerEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind"
             return Check(msgspec.structs.replace(line, result="pass"))
         return Check(msgspec.structs.replace(line, result="deny"), reason="event_too_large")
 
-    def exhaustion(self, stored: object, context: Context) -> Exhaustion | None:  # noqa: ARG002
+    def finish(self, counter: None, ending: Ending) -> tuple[None, tuple[str, ...]]:  # noqa: ARG002
+        return counter, ()
+
+    def exhaustion(self, counter: None, context: Context) -> Exhaustion | None:  # noqa: ARG002
         return None
+
+    def changes_at_us(self, context: Context) -> int:  # noqa: ARG002
+        return 0
 
 
 def _whole_number(field: str, value: object) -> int:

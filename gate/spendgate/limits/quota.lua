@@ -1,59 +1,124 @@
--- Twin of quota.py. A counter is {period start, used, external, external read at, fired thresholds}.
-local function quota_counter(limit, stored, now_us)
-  local period_start, period_end = period_at(limit.window, now_us)
-  local counter = stored or { 0, 0, 0, 0, {} }
-  if period_start and counter[1] ~= period_start then
-    counter = { period_start, 0, 0, 0, {} }
+-- Twin of quota.py and counter.py. The rule's own part: window length, its anchor or boundaries, hard cap or false, floor,
+-- thresholds (units, name, ...) or false, outage allowance.
+local OWN = 10
+local packed, unpacked = struct.pack, struct.unpack
+local period_at = use('periods')
+local quota = {}
+
+local COUNTER = '>I5I7I7I7I7I7I7I2c0'
+
+-- Used, external, when that was read, reserved, mirror that was stale, used since, thresholds fired; of that period.
+function quota.read(raw, period_start)
+  if raw then
+    local start, used, external, external_at_us, reserved, stale_us, stale_used, fired = unpacked(COUNTER, raw)
+    if start == period_start then
+      return used, external, external_at_us, reserved, stale_us, stale_used, fired
+    end
   end
-  return counter, period_start, period_end
+  return 0, 0, 0, 0, 0, 0, ''
 end
 
-local function fires(counter, name)
-  for _, fired in ipairs(counter[5]) do
-    if fired == name then
-      return false
+-- The thresholds that `use` reaches for the first time, and all that have fired then.
+function quota.cross(thresholds, fired, use)
+  local crossed = nil
+  for index = 1, #thresholds, 2 do
+    local name = thresholds[index + 1]
+    if use >= thresholds[index] and not (',' .. fired):find(',' .. name .. ',', 1, true) then
+      crossed = crossed or {}
+      crossed[#crossed + 1] = name
     end
   end
-  return true
+  return crossed and fired .. table.concat(crossed, ',') .. ',' or fired, crossed
 end
 
-kinds.quota = {
-  check = function(limit, event, stored, context)
-    local counter, period_start, period_end = quota_counter(limit, stored, context.now_us)
-    local amount = amount_of(event, limit.meters)
-    if amount == 0 then
-      return {}
+function quota.check(rule, amount, raw, context, index)
+  local length, anchor, hard_cap, floor, thresholds, allowance = unpack(rule, OWN)
+  local start, ends = period_at(length, anchor, context.now_seconds)
+  if not start then
+    if amount > 0 then
+      return 'throttle', 'policy_stale', STALE_RETRY_US
     end
-    if not period_start then
-      return { denies = 'throttle', reason = 'policy_stale', retry_after_us = 60000000 }
+    return nil
+  end
+  if raw and index and unpacked('>I5', raw) ~= start then
+    raw = use('kept').find(context, index, raw, start, false)
+    context.counters[index] = raw
+  end
+  local used, external, external_at_us, reserved, stale_us, stale_used, fired = quota.read(raw, start)
+  local left, ends_us = hard_cap and hard_cap - used - external, ends * 1000000
+  local spare = left and left - floor
+  if amount == 0 then
+    return nil, nil, nil, nil, nil, spare, 0, ends_us
+  end
+  if used + external + reserved + amount > MAX_COUNTER then
+    refuse('counter_full', rule[2])
+  end
+  local denies, reason, retry_us, crossed
+  if left and amount > left - reserved then
+    denies, reason, retry_us = rule[4] and 'stop' or 'throttle', 'quota_exceeded', ends_us - context.now_us
+  end
+  if context.stale_mirror_us > 0 then
+    stale_used = (stale_us == context.stale_mirror_us and stale_used or 0) + amount
+    stale_us = context.stale_mirror_us
+    if not denies and stale_used > allowance then
+      denies, reason, retry_us = 'throttle', 'mirror_stale', STALE_RETRY_US
     end
-    local effective = counter[2] + counter[3]
-    local after = { counter[1], checked_sum(counter[2], amount, limit), counter[3], counter[4], { unpack(counter[5]) } }
-    checked_sum(effective, amount, limit)
-    local crossed = {}
-    for _, threshold in ipairs(limit.thresholds or {}) do
-      if effective + amount >= threshold.at and fires(counter, threshold.name) then
-        crossed[#crossed + 1] = threshold.name
-        after[5][#after[5] + 1] = threshold.name
-      end
+  end
+  local spent = 0
+  if context.reserving then
+    reserved = reserved + amount
+  else
+    used, spent = used + amount, amount
+    if thresholds then
+      fired, crossed = quota.cross(thresholds, fired, used + external)
     end
-    local check = { counter = after, crossed = crossed }
-    if limit.hard_cap and effective + amount > limit.hard_cap then
-      check.denies = limit.when_exceeded or 'stop'
-      check.reason = 'quota_exceeded'
-      check.retry_after_us = period_end * 1000000 - context.now_us
-    end
-    return check
-  end,
+  end
+  local after = packed(COUNTER, start, used, external, external_at_us, reserved, stale_us, stale_used, #fired, fired)
+  return denies, reason, retry_us, after, crossed, spare, spent, ends_us
+end
 
-  exhausted_until = function(limit, stored, context)
-    if not limit.hard_cap then
-      return nil
-    end
-    local counter, period_start, period_end = quota_counter(limit, stored, context.now_us)
-    if not period_start or limit.hard_cap - counter[2] - counter[3] > (limit.floor or 0) then
-      return nil
-    end
-    return period_end * 1000000
-  end,
-}
+-- The counter after what was used outside the gate was read anew, and the thresholds crossed; nil when a younger reading
+-- is there, or when the period is not the open one.
+function quota.read_external(rule, raw, amount, requested_at_us, context, index, period_start)
+  local length, anchor, _, _, thresholds = unpack(rule, OWN)
+  local start = period_at(length, anchor, context.now_seconds)
+  if start ~= period_start then
+    return nil
+  end
+  if raw and unpacked('>I5', raw) ~= start then
+    raw = use('kept').find(context, index, raw, start, false)
+  end
+  local used, _, external_at_us, reserved, stale_us, stale_used, fired = quota.read(raw, start)
+  if external_at_us >= requested_at_us then
+    return nil
+  end
+  if used + amount + reserved > MAX_COUNTER then
+    refuse('counter_full', rule[2])
+  end
+  local crossed
+  if thresholds then
+    fired, crossed = quota.cross(thresholds, fired, used + amount)
+  end
+  return packed(COUNTER, start, used, amount, requested_at_us, reserved, stale_us, stale_used, #fired, fired), crossed
+end
+
+-- Frees `held` and debits `amount` in the period that contains `at` (seconds).
+function quota.finish(rule, held, amount, raw, _, at)
+  local length, anchor, _, _, thresholds = unpack(rule, OWN)
+  local start = period_at(length, anchor, at)
+  if not start then
+    return nil
+  end
+  local used, external, external_at_us, reserved, stale_us, stale_used, fired = quota.read(raw, start)
+  if used + amount > MAX_COUNTER then
+    refuse('counter_full', rule[2])
+  end
+  used, reserved = math.max(0, used + amount), math.max(0, reserved - held)
+  local crossed
+  if thresholds then
+    fired, crossed = quota.cross(thresholds, fired, used + external)
+  end
+  return packed(COUNTER, start, used, external, external_at_us, reserved, stale_us, stale_used, #fired, fired), crossed
+end
+
+return quota

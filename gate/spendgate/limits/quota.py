@@ -6,15 +6,15 @@ Periods reset lazily: a counter of another period counts as zero, so nothing has
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import msgspec
 
 from spendgate.event import UsageEvent
-from spendgate.limits.check import Check, Context, Exhaustion, amount_of, checked_sum
+from spendgate.limits.check import STALE_RETRY_US, Check, Context, Ending, Exhaustion, amount_of
+from spendgate.limits.counter import PeriodCounter, checked_sum
 from spendgate.limits.result import Denial, LimitResult, Mode
 from spendgate.window import Window
-
-POLICY_STALE_RETRY_US = 60_000_000
-"""How long to wait when the table of boundaries is exhausted and only a new policy helps."""
 
 
 class Threshold(msgspec.Struct, frozen=True):
@@ -24,18 +24,11 @@ class Threshold(msgspec.Struct, frozen=True):
     at: int
 
 
-class QuotaCounter(msgspec.Struct, frozen=True, array_like=True):
-    """As stored. `external` was read from UsageBox at `external_at_us`; `fired` are the thresholds crossed."""
-
-    period_start_seconds: int = 0
-    used: int = 0
-    external: int = 0
-    external_at_us: int = 0
-    fired: tuple[str, ...] = ()
-
-
 class Quota(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="quota"):
-    """`cap` units of `meters` per period. `hard_cap` None never denies; `period` is the document's word for it."""
+    """`cap` units of `meters` per period. `hard_cap` None never denies; `period` is the document's word for it;
+    `outage_allowance` units may pass per period while Redis or the mirror is away."""
+
+    Counter: ClassVar = PeriodCounter
 
     id: str
     meters: tuple[str, ...]
@@ -48,21 +41,53 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", t
     thresholds: tuple[Threshold, ...] = ()
     when_exceeded: Denial = "stop"
     mode: Mode = "enforce"
+    match: dict[str, str] = {}
+    per: str | None = None
+    max_values: int = 0
+    outage_allowance: int = 0
 
-    def counter_at(self, stored: object, now_us: int) -> tuple[QuotaCounter, tuple[int, int] | None]:
-        """The counter of the period that contains `now_us`, and that period."""
-        period = self.window.period_at(now_us)
-        counter = msgspec.convert(stored, QuotaCounter) if stored is not None else QuotaCounter()
-        if period is not None and counter.period_start_seconds != period[0]:
-            counter = QuotaCounter(period_start_seconds=period[0])
+    def rule(self) -> list[Any]:
+        """The kind's own part of what the script reads: see quota.lua."""
+        hard_cap = self.hard_cap if self.hard_cap is not None else False
+        thresholds = [part for threshold in self.thresholds for part in (threshold.at, threshold.name)]
+        return [*self.window.rule(), hard_cap, self.floor, thresholds or False, self.outage_allowance]
+
+    def counter_at(self, counter: PeriodCounter | None, at_us: int) -> tuple[PeriodCounter, tuple[int, int] | None]:
+        """The counter of the period that contains `at_us`, and that period; None when the table is exhausted."""
+        period = self.window.period_at(at_us)
+        if period is None:
+            return counter or PeriodCounter(), None
+        if counter is None or counter.period_start_seconds != period[0]:
+            counter = PeriodCounter(period_start_seconds=period[0])
         return counter, period
 
-    def check(self, event: UsageEvent, stored: object, context: Context) -> Check:
-        counter, period = self.counter_at(stored, context.now_us)
+    def check(self, event: UsageEvent, counter: PeriodCounter | None, context: Context) -> Check:
+        """`counter` None: nothing was used yet."""
+        counter, period = self.counter_at(counter, context.now_us)
         amount = amount_of(event, self.meters)
-        effective = counter.used + counter.external
-        remaining = None if self.hard_cap is None else max(0, self.hard_cap - effective)
-        line = LimitResult(
+        line = self._line(counter, period, amount)
+        if not amount:
+            return Check(line)
+        waiting = msgspec.structs.replace(line, result="deny", when_exceeded="throttle", retry_after_us=STALE_RETRY_US)
+        if period is None:
+            return Check(waiting, reason="policy_stale")
+        effective = counter.effective
+        checked_sum(effective, amount, self.id)
+        after, crossed = self._debited(counter, amount, context)
+        stale_units = counter.stale_units(context.stale_mirror_us) + amount
+        if context.stale_mirror_us:
+            after = msgspec.structs.replace(after, stale_since_us=context.stale_mirror_us, stale_used=stale_units)
+        if self.hard_cap is not None and effective + amount > self.hard_cap:
+            retry_after_us = period[1] * 1_000_000 - context.now_us
+            denied = msgspec.structs.replace(line, result="deny", retry_after_us=retry_after_us)
+            return Check(denied, after, crossed, "quota_exceeded")
+        if context.stale_mirror_us and stale_units > self.outage_allowance:
+            return Check(waiting, after, crossed, "mirror_stale")
+        overage = max(0, min(amount, effective + amount - self.cap))
+        return Check(msgspec.structs.replace(line, result="pass", overage=overage), after, crossed)
+
+    def _line(self, counter: PeriodCounter, period: tuple[int, int] | None, amount: int) -> LimitResult:
+        return LimitResult(
             id=self.id,
             kind="quota",
             result="not_applicable",
@@ -75,37 +100,49 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", t
             period_end_seconds=period and period[1],
             amount=amount,
             used=counter.used,
+            reserved=counter.reserved,
             external=counter.external,
             limit=self.hard_cap,
             cap=self.cap,
             floor=self.floor,
-            remaining=remaining,
+            remaining=None if self.hard_cap is None else max(0, self.hard_cap - counter.effective),
         )
-        if not amount:
-            return Check(line)
-        if period is None:
-            stale = msgspec.structs.replace(
-                line, result="deny", when_exceeded="throttle", retry_after_us=POLICY_STALE_RETRY_US
-            )
-            return Check(stale, reason="policy_stale")
-        after = msgspec.structs.replace(counter, used=checked_sum(counter.used, amount, self.id))
-        checked_sum(effective, amount, self.id)
-        crossed = tuple(
-            threshold.name
-            for threshold in self.thresholds
-            if effective + amount >= threshold.at and threshold.name not in counter.fired
-        )
-        after = msgspec.structs.replace(after, fired=counter.fired + crossed)
-        if self.hard_cap is None or effective + amount <= self.hard_cap:
-            overage = max(0, min(amount, effective + amount - self.cap))
-            return Check(msgspec.structs.replace(line, result="pass", overage=overage), after, crossed)
-        denied = msgspec.structs.replace(line, result="deny", retry_after_us=period[1] * 1_000_000 - context.now_us)
-        return Check(denied, after, crossed, "quota_exceeded")
 
-    def exhaustion(self, stored: object, context: Context) -> Exhaustion | None:
+    def _debited(self, counter: PeriodCounter, amount: int, context: Context) -> tuple[PeriodCounter, tuple[str, ...]]:
+        if context.reserving:
+            return msgspec.structs.replace(counter, reserved=checked_sum(counter.reserved, amount, self.id)), ()
+        return self.used(counter, amount)
+
+    def used(self, counter: PeriodCounter, amount: int) -> tuple[PeriodCounter, tuple[str, ...]]:
+        """The counter after `amount` more units, and the thresholds crossed. They speak of what was used: a reservation
+        that is released again must not have warned anybody."""
+        used = max(0, checked_sum(counter.used, amount, self.id))
+        return self.crossed(msgspec.structs.replace(counter, used=used))
+
+    def crossed(self, counter: PeriodCounter) -> tuple[PeriodCounter, tuple[str, ...]]:
+        """Each threshold that the counter has reached fires once per period."""
+        use = counter.used + counter.external
+        names = tuple(each.name for each in self.thresholds if use >= each.at and each.name not in counter.fired)
+        return (msgspec.structs.replace(counter, fired=counter.fired + names) if names else counter), names
+
+    def finish(self, counter: PeriodCounter | None, ending: Ending) -> tuple[PeriodCounter | None, tuple[str, ...]]:
+        """The counter of the period that `ending` names, afterwards, and the thresholds crossed. The same counter when
+        that period is no longer kept: two periods ago nothing is enforced any more."""
+        current, period = self.counter_at(counter, ending.effective_at_us)
+        if period is None:
+            return counter, ()
+        held = amount_of(ending.held, self.meters) if ending.held is not None else 0
+        freed = msgspec.structs.replace(current, reserved=max(0, current.reserved - held))
+        return self.used(freed, amount_of(ending.committed, self.meters))
+
+    def exhaustion(self, counter: PeriodCounter | None, context: Context) -> Exhaustion | None:
+        """What is reserved does not count: it may be released."""
         if self.hard_cap is None:
             return None
-        counter, period = self.counter_at(stored, context.now_us)
+        counter, period = self.counter_at(counter, context.now_us)
         if period is None or self.hard_cap - counter.used - counter.external > self.floor:
             return None
         return Exhaustion(period[1] * 1_000_000)
+
+    def changes_at_us(self, context: Context) -> int:  # noqa: ARG002
+        return 0

@@ -1,30 +1,53 @@
--- Twin of rate.py. A counter is {updated at, debt in unit * microseconds}.
-kinds.rate = {
-  check = function(limit, event, stored, context)
-    local amount = amount_of(event, limit.meters)
-    if amount == 0 then
-      return {}
-    end
-    local counter = stored or { 0, 0 }
-    local ceiling = limit.burst * limit.per_us
-    local elapsed_us = max(0, context.now_us - counter[1])
-    local debt = max(0, counter[2] - limit.units * min(elapsed_us, ceil_div(ceiling, limit.units)))
-    local debt_after = amount >= limit.burst and ceiling or min(ceiling, debt + amount * limit.per_us)
-    local check = { counter = { max(context.now_us, counter[1]), debt_after } }
-    if amount > limit.burst then
-      check.denies, check.reason, check.retry_after_us = 'stop', 'above_burst', 0
-      return check
-    end
-    local excess = debt + amount * limit.per_us - ceiling
-    if excess > 0 then
-      check.denies = limit.when_exceeded or 'throttle'
-      check.reason = 'rate_exceeded'
-      check.retry_after_us = ceil_div(excess, limit.units)
-    end
-    return check
-  end,
+-- Twin of rate.py. The rule's own part: units, per microseconds, burst. A counter is the debt, in unit * microseconds, and
+-- when it was that.
+local OWN = 10
+local COUNTER = '>I7I7'
+local floor, max, min = math.floor, math.max, math.min
+local rate = {}
 
-  exhausted_until = function()
+local function ceil_div(dividend, divisor)
+  return -floor(-dividend / divisor)
+end
+
+local function read(raw, units, ceiling, now_us)
+  if not raw then
+    return 0, now_us
+  end
+  local updated_us, debt = struct.unpack(COUNTER, raw)
+  local elapsed_us = max(0, now_us - updated_us)
+  return max(0, debt - units * min(elapsed_us, ceil_div(ceiling, units))), max(now_us, updated_us)
+end
+
+function rate.check(rule, amount, raw, context)
+  local units, per_us, burst = unpack(rule, OWN)
+  local ceiling = burst * per_us
+  local debt, updated_us = read(raw, units, ceiling, context.now_us)
+  local debt_after = amount >= burst and ceiling or min(ceiling, debt + amount * per_us)
+  local after = struct.pack(COUNTER, updated_us, debt_after)
+  if amount > burst then
+    return 'stop', 'above_burst', 0, after
+  end
+  local excess = debt + amount * per_us - ceiling
+  if excess > 0 then
+    return rule[4] and 'stop' or 'throttle', 'rate_exceeded', ceil_div(excess, units), after
+  end
+  return nil, nil, nil, after
+end
+
+-- What was held counted when it was; the difference to what is debited counts now.
+function rate.finish(rule, held, amount, raw, context)
+  local units, per_us, burst = unpack(rule, OWN)
+  local more, ceiling = amount - held, burst * per_us
+  if more == 0 then
     return nil
-  end,
-}
+  end
+  local debt, updated_us = read(raw, units, ceiling, context.now_us)
+  if more >= burst or -more >= burst then
+    debt = more > 0 and ceiling or 0
+  else
+    debt = max(0, min(ceiling, debt + more * per_us))
+  end
+  return struct.pack(COUNTER, updated_us, debt)
+end
+
+return rate

@@ -6,23 +6,40 @@ division touches the state, so nothing drifts; a backward clock melts nothing.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar, Final, Self
+
 import msgspec
 
 from spendgate.event import UsageEvent
-from spendgate.limits.check import Check, Context, Exhaustion, amount_of
+from spendgate.limits.check import Check, Context, Ending, Exhaustion, amount_of
+from spendgate.limits.layout import pack_integers, unpack_integers
 from spendgate.limits.result import Denial, LimitResult, Mode
 
+_WIDTHS: Final = (7, 7)
+"""`>I7I7` in Lua."""
 
-class RateCounter(msgspec.Struct, frozen=True, array_like=True):
-    """As stored: the debt as of `updated_us`, in unit·µs."""
+
+class RateCounter(msgspec.Struct, frozen=True):
+    """The debt as of `updated_us`, in unit·µs."""
 
     updated_us: int = 0
     debt: int = 0
+
+    def encode(self) -> bytes:
+        """As it is stored."""
+        return pack_integers(_WIDTHS, (self.updated_us, self.debt))
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Self:
+        """Inverse of `encode`. Raises ValueError."""
+        return cls(*unpack_integers(_WIDTHS, raw)[0])
 
 
 class Rate(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="rate"):
     """`units` per `per_us`, in lowest terms; `burst` units may come at once; `rate` is the document's wording.
     The compiler keeps `burst × per_us + units` at or below 9×10^15."""
+
+    Counter: ClassVar = RateCounter
 
     id: str
     meters: tuple[str, ...]
@@ -33,13 +50,33 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", ta
     burst: int
     when_exceeded: Denial = "throttle"
     mode: Mode = "enforce"
+    match: dict[str, str] = {}
+    per: str | None = None
+    max_values: int = 0
 
-    def check(self, event: UsageEvent, stored: object, context: Context) -> Check:
-        counter = msgspec.convert(stored, RateCounter) if stored is not None else RateCounter()
+    def rule(self) -> list[Any]:
+        """The kind's own part of what the script reads: see rate.lua."""
+        return [self.units, self.per_us, self.burst]
+
+    @property
+    def ceiling(self) -> int:
+        """The most debt, in unit·µs."""
+        return self.burst * self.per_us
+
+    @property
+    def melts_in_us(self) -> int:
+        """After this long any debt is gone."""
+        return -(-self.ceiling // self.units)
+
+    def _melted(self, counter: RateCounter, now_us: int) -> int:
+        elapsed_us = max(0, now_us - counter.updated_us)
+        return max(0, counter.debt - self.units * min(elapsed_us, self.melts_in_us))
+
+    def check(self, event: UsageEvent, counter: RateCounter | None, context: Context) -> Check:
+        """`counter` None: nothing was used yet."""
+        counter, ceiling = counter or RateCounter(), self.ceiling
         amount = amount_of(event, self.meters)
-        ceiling = self.burst * self.per_us
-        elapsed_us = max(0, context.now_us - counter.updated_us)
-        debt = max(0, counter.debt - self.units * min(elapsed_us, -(-ceiling // self.units)))
+        debt = self._melted(counter, context.now_us)
         line = LimitResult(
             id=self.id,
             kind="rate",
@@ -69,6 +106,23 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", ta
         denied = msgspec.structs.replace(line, result="deny", retry_after_us=-(-excess // self.units))
         return Check(denied, after, reason="rate_exceeded")
 
-    def exhaustion(self, stored: object, context: Context) -> Exhaustion | None:  # noqa: ARG002
+    def finish(self, counter: RateCounter | None, ending: Ending) -> tuple[RateCounter | None, tuple[str, ...]]:
+        """What was reserved counted when it was reserved; the difference to what is committed counts now."""
+        held = amount_of(ending.held, self.meters) if ending.held is not None else 0
+        more = amount_of(ending.committed, self.meters) - held
+        if not more:
+            return counter, ()
+        counter = counter or RateCounter()
+        debt = self._melted(counter, ending.context.now_us)
+        if abs(more) >= self.burst:
+            debt = self.ceiling if more > 0 else 0
+        else:
+            debt = max(0, min(self.ceiling, debt + more * self.per_us))
+        return RateCounter(max(ending.context.now_us, counter.updated_us), debt), ()
+
+    def exhaustion(self, counter: RateCounter | None, context: Context) -> Exhaustion | None:  # noqa: ARG002
         """Never: a rate denial throttles for a moment and says nothing of the contract."""
         return None
+
+    def changes_at_us(self, context: Context) -> int:  # noqa: ARG002
+        return 0

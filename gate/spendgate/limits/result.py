@@ -19,7 +19,8 @@ class LimitResult(msgspec.Struct, frozen=True, omit_defaults=True):
     `used`, `external` and `reserved` are before the event, `amount` is what the event asks of this limit, in
     `unit` (`micro-credits` for credits); `limit` None means no ceiling (overage is billed) and so does
     `remaining` None; `remaining` is after the decision. `retry_after_us` 0 means that waiting does not help.
-    `overage` is the part of the amount beyond an overage-billed cap.
+    `overage` is the part of the amount beyond an overage-billed cap. `match` is what an event must have for the limit
+    to concern it; with `per` the numbers are those of `per_value` alone (None: no event was given, so of nobody).
     """
 
     id: str
@@ -44,6 +45,9 @@ class LimitResult(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_after_us: int = 0
     field: str | None = None
     bypassed: bool = False
+    match: dict[str, str] = {}
+    per: str | None = None
+    per_value: str | None = None
 
     @property
     def denies(self) -> bool:

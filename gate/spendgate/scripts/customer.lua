@@ -1,239 +1,178 @@
--- A customer as the scripts see one: four values with four writers, joined here, and the standing derived from them.
-local function read_customer(tag, customer_id, now_us)
-  local blobs = redis.call('MGET', tag .. 'state:' .. customer_id, tag .. 'overrides:' .. customer_id)
-  local customer = { id = customer_id, tag = tag, counters_key = tag .. 'counters:' .. customer_id }
-  customer.state_raw, customer.overrides_raw = blobs[1], blobs[2]
-  customer.state = blobs[1] and unpack_one(blobs[1]) or nil
-  customer.overrides = blobs[2] and unpack_one(blobs[2])[2] or {}
-  customer.known = customer.state ~= nil and customer.state.status ~= 'unknown'
-  if customer.known then
-    customer.digest = customer.state.policy
-  else
-    customer.digest = redis.call('GET', tag .. 'default')
+-- A customer as the scripts see one: policy, state, overrides and counters have four writers and are joined here. It is the
+-- moment of the decision as well: limits look at `now_us`, `reserving`, `stale_mirror_us`, `granted` and `grants`.
+--
+-- A rule is a limit as policy.py compiles it: {kind, id, meter or meters, stops, enforced, whole, match, per, most values,
+-- and from OWN on what the kind needs}. `whole`: it stops the customer when it is exhausted.
+local call, unpacked, packed = redis.call, struct.unpack, struct.pack
+local pack, unpack_one = cmsgpack.pack, cmsgpack.unpack
+local customer = {}
+
+local STATES = { [0] = 'ok', 'throttled', 'stopped', 'suspended' }
+local STANDING = '>BI7I7I6I7'
+
+local function standing_of(raw)
+  if not raw then
+    return {
+      state = 0, throttled_until_us = 0, next_change_us = 0, version = 0, reservations_end_us = 0,
+      override_units = {}, denials = {},
+    }
   end
-  local policy = customer.digest and redis.call('GET', tag .. 'policy:' .. customer.digest)
-  if not policy then
-    refuse('no_policy', customer.digest or '')
-  end
-  customer.policy = unpack_one(policy)
-  customer.context = { now_us = now_us, granted_micro_credits = customer.state and customer.state.granted_micro_credits }
-  customer.active = {}
-  for _, override in ipairs(customer.overrides) do
-    if override.until_us > now_us then
-      customer.active[#customer.active + 1] = override
-    end
-  end
-  return customer
+  local state, throttled_until_us, next_change_us, version, reservations_end_us, at = unpacked(STANDING, raw)
+  local more = at <= #raw and unpack_one(raw:sub(at))
+  return {
+    state = state, throttled_until_us = throttled_until_us, next_change_us = next_change_us, version = version,
+    reservations_end_us = reservations_end_us,
+    override_units = more and more[1] or {}, denials = more and more[2] or {},
+  }
 end
 
-local function counter_field(limit)
-  return limit.kind .. ':' .. limit.id
+function customer.clock()
+  local time = call('TIME') -- once per script: it moves inside of one on Redis 7
+  return tonumber(time[1]), tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
--- All counters of the policy and the standing in one HMGET. A stored value is MessagePack, kept raw for the record.
-local function read_counters(customer)
-  local limits = customer.policy.limits
-  local fields = {}
-  for index, limit in ipairs(limits) do
-    fields[index] = counter_field(limit)
-  end
-  fields[#fields + 1] = '*'
-  local raw = redis.call('HMGET', customer.counters_key, unpack(fields))
-  local counters = {}
-  for index = 1, #limits do
-    if raw[index] then
-      counters[index] = unpack_one(raw[index])
-    else
-      raw[index] = NIL
-    end
-  end
-  customer.standing_raw = raw[#fields]
-  raw[#fields] = nil
-  local count = #limits
-  local header = count < 16 and string.char(144 + count) or '\220' .. struct.pack('>I2', count)
-  customer.counters, customer.counters_raw = counters, header .. table.concat(raw)
-  customer.standing = customer.standing_raw and unpack_one(customer.standing_raw) or { 'ok', 0, 0, 0, {}, {} }
-end
-
-local function units_let_through(standing, override_id)
-  for _, pair in ipairs(standing[5]) do
-    if pair[1] == override_id then
-      return pair[2]
-    end
-  end
-  return 0
-end
-
-local function covers(override, limit_id)
-  for _, bypassed in ipairs(override.bypass or { '*' }) do
-    if bypassed == '*' or bypassed == limit_id then
-      return true
-    end
-  end
-  return false
-end
-
--- The standing after now: state, throttled until, next change, version, units per override, denials being counted.
-local function next_standing(customer, counters, throttled_until_us, override_units)
-  local now_us, standing = customer.context.now_us, customer.standing
-  local next_change_us = nil
-  local function changes_at(instant_us)
-    next_change_us = next_change_us and min(next_change_us, instant_us) or instant_us
-  end
-  local stopped, throttled, passing = false, throttled_until_us > now_us, {}
-  local counted = { standing[1], 0, 0, 0, override_units }
-  for _, override in ipairs(customer.active) do
-    changes_at(override.until_us)
-    if override.kind == 'stop' then
-      stopped = true
-    elseif units_let_through(counted, override.id) < (override.max_units or 0) then
-      passing[#passing + 1] = override
-    end
-  end
-  if throttled then
-    changes_at(throttled_until_us)
-  end
-  for index, limit in ipairs(customer.policy.limits) do
-    local until_us = nil
-    if limit.mode ~= 'shadow' then
-      until_us = kinds[limit.kind].exhausted_until(limit, counters[index], customer.context)
-    end
-    if until_us then
-      if until_us > 0 then
-        changes_at(until_us)
-      end
-      local let_pass = false
-      for _, override in ipairs(passing) do
-        let_pass = let_pass or covers(override, limit.id)
-      end
-      if not let_pass then
-        if (limit.when_exceeded or 'stop') == 'stop' then
-          stopped = true
-        else
-          throttled = true
-        end
-      end
-    end
-  end
-  local name = stopped and 'stopped' or throttled and 'throttled' or 'ok'
-  local status = customer.state and customer.state.status
-  if status == 'suspended' or status == 'cancelled' then
-    name, next_change_us = 'suspended', nil
-  end
-  local version = standing[4] + (name ~= standing[1] and 1 or 0)
-  return { name, throttled_until_us, next_change_us or 0, version, override_units, standing[6] }
-end
-
--- Units per override that still exists, in the overrides' order, zeros left out.
-local function count_override_units(customer, used_id, units)
-  local counted = {}
-  for _, override in ipairs(customer.overrides) do
-    local total = units_let_through(customer.standing, override.id) + (override.id == used_id and units or 0)
-    if total > 0 then
-      counted[#counted + 1] = { override.id, total }
-    end
-  end
-  return counted
-end
-
--- The stream's own id is the partition's epoch and a gapless sequence: `<epoch>-<seq>`.
-local function read_meta(tag)
-  local meta = redis.call('HMGET', tag .. 'meta', 'epoch', 'seq', 'mirrored_at_us')
+function customer.meta(tag)
+  local meta = call('HMGET', tag .. 'meta', 'epoch', 'seq', 'full_at', 'mirrored_at_us', 'generation')
   if not meta[1] then
     refuse('not_prepared')
   end
-  return { epoch = meta[1], seq = tonumber(meta[2]), mirrored_at_us = tonumber(meta[3]) or 0, first = true }
+  return meta
 end
 
-local function record_of(customer, meta, kind, mode, event_raw, result)
-  return '\157'
-    .. pack(1, kind, customer.context.now_us, mode, customer.id, customer.digest, meta.mirrored_at_us)
+-- The counters of a policy, in the order of its limits; those of limits with `per` are kept elsewhere, and read for an
+-- event. The last is the standing.
+function customer.counters(self)
+  local counters = call('HMGET', self.counters_key, unpack(self.fields))
+  for index, rule in ipairs(self.limits) do
+    if rule[8] then
+      counters[index] = false -- what is here is from before the limit had `per`
+    end
+  end
+  return counters
+end
+
+-- Reads a customer, with the counters of the policy in force (those of limits with `per` are read for an event).
+function customer.read(tag, id, meta, now_seconds, now_us)
+  local blobs = call('MGET', tag .. 'state:' .. id, tag .. 'overrides:' .. id)
+  local state_raw, digest, status, has_grants, granted = blobs[1], nil, 0, 0, 0
+  if state_raw then
+    digest, status, has_grants, granted = unpacked('>c32BBI7', state_raw)
+  end
+  if status == 3 or not state_raw then -- nobody knows this customer
+    digest = call('GET', tag .. 'default') or ''
+  end
+  local rules = call('GET', tag .. 'rules:' .. digest)
+  if not rules then
+    refuse('no_policy', digest)
+  end
+  local deny_unknown, meters, models, max_staleness_us, terms, fields, limits = unpack(unpack_one(rules))
+  local self = {
+    id = id, tag = tag, meta = meta, now_seconds = now_seconds, now_us = now_us, generation = meta[5],
+    state_raw = state_raw, digest = digest, status = state_raw and status or 3,
+    granted = granted > 0 and granted - 1,
+    grants = has_grants > 0 and unpack_one(state_raw:sub(42)).grants,
+    overrides_raw = blobs[2], overrides = blobs[2] and unpack_one(blobs[2])[2],
+    deny_unknown = deny_unknown, meters = meters, models = models, max_staleness_us = max_staleness_us, terms = terms,
+    fields = fields, limits = limits, counters_key = tag .. 'counters:' .. id, counters = false,
+    standing_raw = false, standing = false, moves = false,
+    reserving = false, stale_mirror_us = 0, quantities = false, metadata = false,
+  }
+  self.counters = customer.counters(self)
+  self.standing_raw = self.counters[#fields]
+  self.standing = standing_of(self.standing_raw)
+  return self
+end
+
+local function binary(raw)
+  return #raw < 256 and packed('>BBc0', 196, #raw, raw) or packed('>BI2c0', 197, #raw, raw)
+end
+
+-- One record; see record.py. `facts` of the reservation that it is about, if it is about one.
+function customer.record(self, kind, mode, event_raw, result, facts)
+  local count, counters, standing_raw = #self.limits, {}, self.standing_raw
+  for index = 1, count do
+    local raw = self.counters[index]
+    counters[index] = raw and binary(raw) or NIL
+  end
+  local header = count < 16 and string.char(144 + count) or packed('>BI2', 220, count)
+  return (facts and '\158' or '\157')
+    .. pack(1, kind, self.now_us, mode, self.id, self.digest, tonumber(self.meta[4]) or 0)
     .. (event_raw or NIL)
-    .. (customer.state_raw or NIL)
-    .. customer.counters_raw
-    .. (customer.standing_raw or NIL)
-    .. (customer.overrides_raw or NIL)
-    .. pack(result)
+    .. (self.state_raw and self.state_raw:sub(42) or NIL)
+    .. header
+    .. table.concat(counters)
+    .. (standing_raw and binary(standing_raw) or NIL)
+    .. (self.overrides_raw or NIL)
+    .. result
+    .. (facts or '')
 end
 
--- The first write of every script: refused whole when Redis is out of memory, so nothing is ever half done.
-local function append(customer, meta, record)
-  meta.seq = meta.seq + 1
-  local id = meta.epoch .. '-' .. text_of(meta.seq)
-  redis.call('XADD', customer.tag .. 'outbox', id, 'r', record)
-  redis.call('HSET', customer.tag .. 'meta', 'seq', text_of(meta.seq))
+-- What was decided, as a record holds it. `crossed` nil is none.
+function customer.result(outcome, reason, limit_id, override_id, state, crossed, count)
+  return '\151'
+    .. pack(outcome, reason, limit_id, override_id, STATES[state])
+    .. (crossed and pack(crossed) or '\144')
+    .. pack(count or 1)
+end
+
+-- The first write of every script: refused whole when Redis is out of memory, so nothing is ever half done. The id says
+-- where an entry stands: the partition's epoch, and a sequence without gaps.
+function customer.append(self, record)
+  local meta = self.meta
+  meta[2] = meta[2] + 1
+  local id = meta[1] .. '-' .. string.format('%.0f', meta[2])
+  call('XADD', self.tag .. 'outbox', id, 'r', record)
+  call('HSET', self.tag .. 'meta', 'seq', meta[2])
   return id
 end
 
--- Denials beyond the first ten of one rule in one second were only counted; the second being over, they are told.
-local function flush_denials(customer, meta, standing)
-  local second = floor(customer.context.now_us / 1000000)
-  local kept = {}
-  for _, denials in ipairs(standing[6]) do
-    if denials[2] == second then
-      kept[#kept + 1] = denials
-    elseif denials[3] > 10 then
-      local reason, limit_id = denials[1]:match('^([^|]*)|(.*)$')
-      local result = { denials[5], reason, limit_id, '', standing[1], {}, denials[3] - 10 }
-      append(customer, meta, record_of(customer, meta, 'denials', 'decide', nil, result))
+-- When the sweep has to come by: the state changes, a reservation ends, or denials that were only counted can be told.
+local function due_of(standing)
+  local due_us = standing.next_change_us
+  local function also(instant_us)
+    due_us = due_us == 0 and instant_us or math.min(due_us, instant_us)
+  end
+  if standing.reservations_end_us > 0 then
+    also(standing.reservations_end_us)
+  end
+  for _, denials in ipairs(standing.denials) do
+    if denials[3] > 10 then
+      also((denials[2] + 1) * 1000000)
     end
   end
-  standing[6] = kept
+  return due_us
 end
 
--- Writes what changed: the standing, when it changes next, and a line in the feed that flag providers follow.
-local function write_standing(customer, standing, fields)
-  local raw = pack(standing)
-  if raw ~= customer.standing_raw then
+-- Writes counters (`fields`: name, value, ...) and the standing, when it is due for the sweep, and a line in the feed that
+-- flag providers follow. `sweeping`: the customer's place in the calendar is used up.
+function customer.write(self, standing, fields, sweeping)
+  local before = self.standing
+  local raw = packed(
+    STANDING, standing.state, standing.throttled_until_us, standing.next_change_us, standing.version,
+    standing.reservations_end_us
+  )
+  if next(standing.override_units) or #standing.denials > 0 then
+    raw = raw .. pack({ standing.override_units, standing.denials })
+  end
+  if raw ~= self.standing_raw then
     fields[#fields + 1] = '*'
     fields[#fields + 1] = raw
   end
   if #fields > 0 then
-    redis.call('HSET', customer.counters_key, unpack(fields))
+    call('HSET', self.counters_key, unpack(fields))
   end
-  local due_us = standing[3]
-  for _, denials in ipairs(standing[6]) do
-    if denials[3] > 10 then
-      local told_us = (denials[2] + 1) * 1000000
-      due_us = due_us == 0 and told_us or min(due_us, told_us)
+  if raw ~= self.standing_raw or sweeping then
+    local due_us, due_before_us = due_of(standing), due_of(before)
+    if due_us > 0 and (due_us ~= due_before_us or sweeping) then
+      call('ZADD', self.tag .. 'changes', due_us, self.id)
+    elseif due_us == 0 and (due_before_us > 0 or sweeping) then
+      call('ZREM', self.tag .. 'changes', self.id)
+    end
+    if standing.version ~= before.version then
+      call('XADD', self.tag .. 'feed', 'MAXLEN', '~', 1000, '*', 'c', self.id, 'v', standing.version)
     end
   end
-  local was_due_us = customer.standing[3]
-  if due_us > 0 and (due_us ~= was_due_us or due_us ~= standing[3] or customer.sweeping) then
-    redis.call('ZADD', customer.tag .. 'changes', text_of(due_us), customer.id)
-  elseif due_us == 0 and (was_due_us > 0 or customer.sweeping) then
-    redis.call('ZREM', customer.tag .. 'changes', customer.id)
-  end
-  if standing[4] ~= customer.standing[4] then
-    redis.call('XADD', customer.tag .. 'feed', 'MAXLEN', '~', '1000', '*', 'c', customer.id, 'v', text_of(standing[4]))
-  end
+  self.standing, self.standing_raw = standing, raw
 end
 
--- Recomputes the standing when nothing was asked. `changed` says that flags must be told even if the state is the same.
-local function refresh_customer(customer, meta, changed)
-  local override_units = count_override_units(customer, nil, 0)
-  local standing = next_standing(customer, customer.counters, customer.standing[2], override_units)
-  if changed and standing[4] == customer.standing[4] then
-    standing[4] = standing[4] + 1
-  end
-  standing[6] = customer.standing[6]
-  flush_denials(customer, meta, standing)
-  if standing[1] ~= customer.standing[1] then
-    local result = { 'allow', 'standing', '', '', standing[1], {}, 1 }
-    append(customer, meta, record_of(customer, meta, 'standing', 'decide', nil, result))
-  end
-  write_standing(customer, standing, {})
-  return standing
-end
-
--- Runs a script's body; a refusal becomes {'error', code, subject}, anything else stays a script error.
-local function answer(body)
-  local done, result = pcall(body)
-  if done then
-    return result
-  end
-  if type(result) == 'table' and result.code then
-    return { 'error', result.code, result.subject }
-  end
-  error(result, 0)
-end
+return customer

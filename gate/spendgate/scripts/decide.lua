@@ -1,206 +1,217 @@
 -- Decides one event, as decide.py defines it, and keeps it: memory, counters and outbox in one atomic step.
 -- KEYS: counters of the customer (routes the call).  ARGV: tag, customer id, event, mode, dry run, identity,
--- fingerprint, idempotency window in microseconds.
--- Answers {status, stream id, record} or {'error', code, subject}.
-local function judge_customer(customer, event)
-  local state, policy = customer.state, customer.policy
-  if not customer.known then
-    if policy.deny_unknown then
-      return 'stop', 'unknown_customer'
-    end
-  elseif state.status == 'suspended' then
-    return 'stop', 'customer_suspended'
-  elseif state.status == 'cancelled' then
-    return 'stop', 'customer_cancelled'
-  end
-  for _, override in ipairs(customer.active) do
-    if override.kind == 'stop' then
-      return 'stop', 'override_stop', override.id
-    end
-  end
-  local model = event.metadata.model
-  if policy.models and type(model) == 'string' then
-    for _, pattern in ipairs(policy.models) do
-      if matches(pattern, model) then
-        return 'allow', 'allowed'
-      end
-    end
-    return 'stop', 'model_not_allowed'
-  end
-  return 'allow', 'allowed'
-end
+-- fingerprint, lifetime of a reservation in microseconds (0: the plan's).
+-- Answers {status, stream id, outcome, policy digest, record, decided at (of a duplicate)} or {'error', code, subject}.
+local about, events, memory = use('customer'), use('events'), use('memory')
+local ACTIVE, SUSPENDED, CANCELLED = 0, 1, 2
+local OUTCOMES = { allow = 1, throttle = 2, stop = 3 }
+local REMEMBERED = '>c6I6I5I7' -- fingerprint, epoch, sequence, decided at; a byte more when its answer was repeated
 
-local function judge_limits(customer, checks)
-  local throttle, throttle_id
-  for index, check in ipairs(checks) do
-    local limit = customer.policy.limits[index]
-    if check.denies and limit.mode ~= 'shadow' then
-      if check.denies == 'stop' then
-        return 'stop', check.reason, limit.id
-      end
-      if not throttle or check.retry_after_us > throttle.retry_after_us then
-        throttle, throttle_id = check, limit.id
-      end
+-- The customer's part of the judgement: outcome, reason, override id.
+local function judge_customer(customer)
+  if customer.status ~= ACTIVE then
+    if customer.status == SUSPENDED then
+      return 'stop', 'customer_suspended', ''
+    elseif customer.status == CANCELLED then
+      return 'stop', 'customer_cancelled', ''
+    elseif customer.deny_unknown then
+      return 'stop', 'unknown_customer', ''
     end
   end
-  if throttle then
-    return 'throttle', throttle.reason, throttle_id
+  local stop = customer.overrides and use('overrides').stop(customer)
+  if stop then
+    return 'stop', 'override_stop', stop.id
+  end
+  local model = customer.metadata.model
+  if customer.models and type(model) == 'string' then
+    for _, pattern in ipairs(customer.models) do
+      if events.matches(pattern, model) then
+        return 'allow', 'allowed', ''
+      end
+    end
+    return 'stop', 'model_not_allowed', ''
   end
   return 'allow', 'allowed', ''
 end
 
-local function passing_override(customer, checks, units)
-  for _, override in ipairs(customer.active) do
-    local passes = override.kind == 'let_pass'
-      and units_let_through(customer.standing, override.id) + units <= (override.max_units or 0)
-    for index, check in ipairs(checks) do
-      local limit = customer.policy.limits[index]
-      if check.denies and limit.mode ~= 'shadow' then
-        if check.reason == 'model_without_weight' or check.reason == 'policy_stale' then
-          return nil
-        end
-        passes = passes and covers(override, limit.id)
-      end
+-- The denial that counts: the first that stops, otherwise the throttle that lasts longest, the first among equals.
+local function deciding(denying)
+  local longest = denying[1]
+  for _, denial in ipairs(denying) do
+    if denial[2] == 'stop' then
+      return denial
     end
-    if passes then
-      return override
+    if denial[4] > longest[4] then
+      longest = denial
     end
   end
-  return nil
+  return longest
 end
 
-local function validate(event, policy)
-  local units, unknown = 0, nil
-  for meter, quantity in pairs(event.quantities) do
-    if type(quantity) ~= 'number' or quantity ~= floor(quantity) or quantity < 1 or quantity > MAX_QUANTITY then
-      refuse('invalid_quantity', meter)
-    end
-    if not policy.meters[meter] and (not unknown or meter < unknown) then
-      unknown = meter
-    end
-    units = units + quantity
+-- The limits' part, where some deny: outcome, reason, limit id, override id.
+local function judge_limits(customer, denying, units)
+  local limit_id, denies, reason = unpack(deciding(denying))
+  local passing = customer.overrides and use('overrides').passing(customer, denying, units)
+  if passing then
+    return 'allow', 'allowed_by_override', limit_id, passing.id
   end
-  if unknown then
-    refuse('unknown_meter', unknown)
-  end
-  event.metadata = event.metadata or {}
-  return units
+  return denies, reason, limit_id, ''
 end
 
--- Allowed events are remembered in small hashes of one generation each, dropped whole when their time is over.
-local function seen_bucket(tag, generation, identity)
-  local first, second = identity:byte(1, 2)
-  return tag .. 'seen:' .. text_of(generation) .. ':' .. text_of((first * 256 + second) % 1024)
-end
-
-local function recall(tag, generation, identity)
-  for age = 0, 1 do
-    local remembered = redis.call('HGET', seen_bucket(tag, generation - age, identity), identity)
-    if remembered then
-      return remembered
+-- The answer to an event that was allowed before. That it was given again is noted: then somebody acts on it.
+local function repeat_answer(customer, remembered, identity, fingerprint, mode, event)
+  local known, epoch, seq, decided_us, at = struct.unpack(REMEMBERED, remembered)
+  if known ~= fingerprint then
+    refuse('conflict')
+  end
+  if at > #remembered then
+    memory.keep(customer, 'seen', identity, remembered .. '\1')
+  end
+  local facts = nil
+  if mode == 'reserve' then
+    local reservations = use('reservations')
+    local open = reservations.open(customer, event[4])
+    local ended = not open and reservations.ended(customer, identity)
+    facts = open and reservations.facts('open', open) or ended and ended[3]
+  end
+  for index, rule in ipairs(customer.limits) do
+    if rule[8] and events.amount_of(event[1], rule[3]) > 0 and events.applies(rule[7], event[2]) then
+      customer.counters[index] = use('per').read(customer, rule, event[2], customer.now_seconds)
     end
   end
-  return nil
+  local result =
+    about.result('allow', mode == 'record' and 'recorded' or 'allowed', '', '', customer.standing.state)
+  local record = about.record(customer, 'decision', mode, ARGV[3], result, facts and cmsgpack.pack(facts))
+  local id = epoch .. '-' .. string.format('%.0f', seq)
+  return { 'duplicate', id, OUTCOMES.allow, customer.digest, record, string.format('%.0f', decided_us) }
 end
 
-local function coalesce(standing, rule, outcome, second)
-  for _, denials in ipairs(standing[6]) do
-    if denials[1] == rule and denials[2] == second then
-      denials[3] = denials[3] + 1
-      return denials
+-- What is to be kept of a reservation that is allowed.
+local function reservation_of(customer, event, identity, fingerprint, asked_us)
+  local deadline_us = customer.now_us + use('reservations').lifetime(customer, asked_us)
+  return {
+    event_id = event[4], stream_id = '', effective_at_us = customer.now_us, deadline_us = deadline_us,
+    digest = customer.digest, identity = identity, fingerprint = fingerprint, event_raw = ARGV[3],
+  }
+end
+
+local function keep_denial(customer, standing, outcome, reason, limit_id, record)
+  local denials, seconds = use('denials'), customer.now_seconds
+  local entry, kept = denials.count(standing, reason .. '|' .. limit_id, outcome, seconds)
+  if kept then
+    entry[4] = about.append(customer, record)
+  end
+  standing.denials = denials.flush(customer, standing)
+  about.write(customer, standing, {})
+  return kept and 'decided' or 'coalesced', entry[4]
+end
+
+local function keep_debit(customer, standing, checks, record)
+  local id, fields = about.append(customer, record), {}
+  if #standing.denials > 0 then
+    standing.denials = use('denials').flush(customer, standing)
+  end
+  if checks.places or customer.moves then
+    local kept = use('kept')
+    for index, counter in pairs(checks.after) do
+      kept.keep(customer, index, counter, fields, checks.places)
+    end
+  else
+    for index, counter in pairs(checks.after) do
+      fields[#fields + 1] = customer.fields[index]
+      fields[#fields + 1] = counter
     end
   end
-  local denials = { rule, second, 1, '', outcome }
-  standing[6][#standing[6] + 1] = denials
-  return denials
+  about.write(customer, standing, fields)
+  return id
 end
 
 local function decide()
   local tag, customer_id, event_raw, mode, dry_run = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
-  local identity, fingerprint, window_us = ARGV[6], ARGV[7], tonumber(ARGV[8])
-  local now_us = clock_us()
-  local meta = read_meta(tag)
-  local customer = read_customer(tag, customer_id, now_us)
-  local event = unpack_one(event_raw)
-  local units = validate(event, customer.policy)
-  read_counters(customer)
+  local identity, fingerprint, asked_us = ARGV[6], ARGV[7], tonumber(ARGV[8])
+  local now_seconds, now_us = about.clock()
+  local meta = about.meta(tag)
+  local customer = about.read(tag, customer_id, meta, now_seconds, now_us)
+  local event = cmsgpack.unpack(event_raw)
+  local units = events.validate(event[1], customer.meters, 1)
+  customer.quantities, customer.metadata = event[1], event[2]
 
-  local generation = floor(now_us / window_us)
-  local remembered = not dry_run and recall(tag, generation, identity)
+  local remembered = not dry_run and memory.recall(customer, 'seen', identity)
   if remembered then
-    local known_fingerprint, epoch, seq, decided_us = struct.unpack('c6>I6I5I7', remembered)
-    if known_fingerprint ~= fingerprint then
-      refuse('conflict')
-    end
-    local result = { 'allow', mode == 'record' and 'recorded' or 'allowed', '', '', customer.standing[1], {}, 1 }
-    local record = record_of(customer, meta, 'decision', mode, event_raw, result)
-    return { 'duplicate', text_of(epoch) .. '-' .. text_of(seq), record, text_of(decided_us) }
+    return repeat_answer(customer, remembered, identity, fingerprint, mode, event)
   end
+  local reservation = nil
+  if mode == 'reserve' then
+    reservation = reservation_of(customer, event, identity, fingerprint, asked_us)
+    local open = not dry_run and use('reservations').open(customer, event[4])
+    if open then -- for longer than events are remembered
+      local epoch, seq = open.stream_id:match('^(%d+)-(%d+)$')
+      local known = struct.pack(REMEMBERED, open.fingerprint, tonumber(epoch), tonumber(seq), open.effective_at_us)
+      return repeat_answer(customer, known, identity, fingerprint, mode, event)
+    end
+  end
+  local ends_us = customer.standing.reservations_end_us
+  if ends_us > 0 and ends_us <= now_us and not dry_run then
+    use('reservations').end_overdue(customer)
+  end
+  local mirrored_at_us = tonumber(meta[4]) or 0
+  if customer.max_staleness_us > 0 and mirrored_at_us > 0 and now_us - mirrored_at_us > customer.max_staleness_us then
+    customer.stale_mirror_us = mirrored_at_us
+  end
+  customer.reserving = reservation ~= nil
 
-  local checks = {}
-  for index, limit in ipairs(customer.policy.limits) do
-    checks[index] = kinds[limit.kind].check(limit, event, customer.counters[index], customer.context)
-  end
-  local outcome, reason, override_id = judge_customer(customer, event)
-  local limit_id = ''
-  if outcome == 'allow' then
-    outcome, reason, limit_id = judge_limits(customer, checks)
-    local passing = outcome ~= 'allow' and passing_override(customer, checks, units)
-    if passing then
-      outcome, reason, override_id = 'allow', 'allowed_by_override', passing.id
-    end
+  local checks = use('limits')(customer, event[1])
+  local outcome, reason, override_id = judge_customer(customer)
+  local limit_id, rate_denied = '', false
+  if outcome == 'allow' and checks.denying then
+    outcome, reason, limit_id, override_id = judge_limits(customer, checks.denying, units)
   end
   if mode == 'record' then
-    outcome, reason, limit_id, override_id = 'allow', 'recorded', '', nil
+    outcome, reason, limit_id, override_id = 'allow', 'recorded', '', ''
   end
-
-  local counters, crossed, fields, throttled_until_us = {}, {}, {}, customer.standing[2]
-  for index, check in ipairs(checks) do
-    local limit = customer.policy.limits[index]
-    counters[index] = customer.counters[index]
-    if outcome == 'allow' and check.counter then
-      counters[index] = check.counter
-      fields[#fields + 1] = counter_field(limit)
-      fields[#fields + 1] = pack(check.counter)
-      for _, name in ipairs(check.crossed or {}) do
-        crossed[#crossed + 1] = { limit.id, name }
-      end
-    end
-    if outcome ~= 'allow' and check.reason == 'rate_exceeded' and limit.mode ~= 'shadow' then
+  local allowed = outcome == 'allow'
+  local throttled_until_us = customer.standing.throttled_until_us
+  for _, denial in ipairs(not allowed and checks.denying or {}) do
+    if denial[3] == 'rate_exceeded' then
       throttled_until_us = now_us + 10000000
     end
   end
-  local used_id = reason == 'allowed_by_override' and override_id or nil
-  local override_units = count_override_units(customer, used_id, units)
-  local standing = next_standing(customer, counters, throttled_until_us, override_units)
-  local result = { outcome, reason, limit_id, override_id or '', standing[1], crossed, 1 }
-  local record = record_of(customer, meta, 'decision', mode, event_raw, result)
+  local override_units = {}
+  if customer.overrides then
+    override_units = use('overrides').units(customer, reason == 'allowed_by_override' and override_id or nil, units)
+  end
+  local standing = use('standing').after(customer, checks, allowed, throttled_until_us, override_units)
+  local facts, reservation_ends_us = nil, nil
+  if reservation and allowed then
+    reservation_ends_us = use('reservations').end_of(customer, reservation.deadline_us)
+    ends_us = standing.reservations_end_us
+    standing.reservations_end_us = ends_us > 0 and math.min(ends_us, reservation_ends_us) or reservation_ends_us
+    facts = cmsgpack.pack(use('reservations').facts('open', reservation))
+  end
+  local result = about.result(outcome, reason, limit_id, override_id, standing.state, allowed and checks.crossed or nil)
+  local record = about.record(customer, 'decision', mode, event_raw, result, facts)
   if dry_run then
-    return { 'dry_run', '', record, text_of(now_us) }
+    return { 'dry_run', '', OUTCOMES[outcome], customer.digest, record }
   end
 
   local status, id = 'decided', nil
-  local denials = outcome ~= 'allow' and coalesce(standing, reason .. '|' .. limit_id, outcome, floor(now_us / 1000000))
-  if denials and denials[3] > 10 then
-    status, id = 'coalesced', denials[4]
+  if allowed then
+    id = keep_debit(customer, standing, checks, record)
+    memory.keep(
+      customer, 'seen', identity,
+      struct.pack(REMEMBERED, fingerprint, tonumber(meta[1]), tonumber(id:match('-(%d+)$')), now_us)
+    )
   else
-    id = append(customer, meta, record)
-    if denials then
-      denials[4] = id
-    end
+    status, id = keep_denial(customer, standing, outcome, reason, limit_id, record)
   end
-  flush_denials(customer, meta, standing)
-  write_standing(customer, standing, fields)
-  if outcome == 'allow' then
-    local bucket = seen_bucket(tag, generation, identity)
-    local sequence = tonumber(id:match('-(%d+)$'))
-    redis.call('HSET', bucket, identity, struct.pack('c6>I6I5I7', fingerprint, tonumber(meta.epoch), sequence, now_us))
-    redis.call('PEXPIRE', bucket, text_of(floor(window_us * 2 / 1000)))
+  if reservation_ends_us then
+    reservation.stream_id = id
+    use('reservations').keep(customer, reservation, reservation_ends_us)
   end
-  if not customer.state then
-    redis.call('XADD', tag .. 'hints', 'MAXLEN', '~', '1000', '*', 'c', customer_id)
+  if not customer.state_raw then
+    redis.call('XADD', tag .. 'hints', 'MAXLEN', '~', 1000, '*', 'c', customer_id)
   end
-  return { status, id, record, text_of(now_us) }
+  return { status, id, OUTCOMES[outcome], customer.digest, record }
 end
 
 return answer(decide)

@@ -1,15 +1,23 @@
--- Refreshes the customers whose standing changes by itself now: resets, expiries, ends of throttling.
--- KEYS: the partition's meta.  ARGV: tag, how many at most.  Answers how many were due.
-return answer(function()
-  local tag, now_us = ARGV[1], clock_us()
-  local meta = read_meta(tag)
-  local due = redis.call('ZRANGEBYSCORE', tag .. 'changes', '-inf', text_of(now_us), 'LIMIT', 0, ARGV[2])
+-- Does what the calendar asks for by now: refreshes customers whose standing changes by itself, ends overdue reservations,
+-- drops counters of values whose period is long over, and lets the memory of events move on by a generation.
+-- KEYS: the partition's meta.  ARGV: tag, how many of each at most, how long events are remembered at least (microseconds).
+-- Answers how many customers were due.
+local about = use('customer')
+local tag, most = ARGV[1], tonumber(ARGV[2])
+local DROPPED_MAX = 512 -- hashes of a forgotten generation, in one script
+local IDS_PER_BUCKET = 32 -- small hashes are compact, and so is finding one among this many
+local BUCKETS_MIN, BUCKETS_MAX = 16, 65536
+
+local function refresh_due(meta, now_seconds, now_us)
+  local due = redis.call('ZRANGEBYSCORE', tag .. 'changes', '-inf', now_us, 'LIMIT', 0, most)
   for _, customer_id in ipairs(due) do
-    local found, customer = pcall(read_customer, tag, customer_id, now_us)
+    local found, customer = pcall(about.read, tag, customer_id, meta, now_seconds, now_us)
     if found then
-      read_counters(customer)
-      customer.sweeping = true
-      refresh_customer(customer, meta, false)
+      local ends_us = customer.standing.reservations_end_us
+      if ends_us > 0 and ends_us <= now_us then
+        use('reservations').end_overdue(customer)
+      end
+      use('standing').refresh(customer, false, true)
     elseif type(customer) == 'table' and customer.code then
       redis.call('ZREM', tag .. 'changes', customer_id) -- its policy is gone: there is nothing to derive a standing from
     else
@@ -17,4 +25,46 @@ return answer(function()
     end
   end
   return #due
+end
+
+local function drop_expired(now_seconds)
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', tag .. 'expiring', '-inf', now_seconds, 'LIMIT', 0, most)) do
+    redis.call('UNLINK', key)
+    redis.call('ZREM', tag .. 'expiring', key)
+  end
+end
+
+-- A generation lasts until it is old enough by the clock; one that was put back only starts the count again.
+local function forget(meta, now_us, window_us)
+  local generation, count, count_before = struct.unpack('>I4I3I3', meta[5])
+  local begun = redis.call('HMGET', tag .. 'meta', 'generation_at_us', 'generation_at_seq', 'dropping')
+  local begun_us, begun_seq, dropping = tonumber(begun[1]) or 0, tonumber(begun[2]) or 0, tonumber(begun[3])
+  if dropping then -- buckets of the generation before the last that are still there
+    local left = math.max(0, dropping - DROPPED_MAX)
+    for number = left, dropping - 1 do
+      redis.call('UNLINK', tag .. 'seen:' .. generation - 2 .. ':' .. number, tag .. 'ended:' .. generation - 2 .. ':' .. number)
+    end
+    if left > 0 then
+      redis.call('HSET', tag .. 'meta', 'dropping', left)
+    else
+      redis.call('HDEL', tag .. 'meta', 'dropping')
+    end
+  elseif now_us < begun_us then
+    redis.call('HSET', tag .. 'meta', 'generation_at_us', now_us)
+  elseif now_us - begun_us >= window_us then
+    local wanted = math.ceil((meta[2] - begun_seq) / IDS_PER_BUCKET)
+    local size = math.max(BUCKETS_MIN, math.min(BUCKETS_MAX, wanted))
+    redis.call(
+      'HSET', tag .. 'meta', 'generation', struct.pack('>I4I3I3', generation + 1, size, count), 'generation_at_us', now_us,
+      'generation_at_seq', meta[2], 'dropping', count_before
+    )
+  end
+end
+
+return answer(function()
+  local meta, now_seconds, now_us = about.meta(tag), about.clock()
+  local due = refresh_due(meta, now_seconds, now_us)
+  drop_expired(now_seconds)
+  forget(meta, now_us, tonumber(ARGV[3]))
+  return due
 end)
