@@ -32,7 +32,7 @@ class Extract(msgspec.Struct, frozen=True):
 def extract(decision_id: str, record: Record, policy: EffectivePolicy, encoded: bytes) -> Extract:
     """`encoded` is the record as it was in the outbox; it is stored as it is."""
     event, result = record.event, record.result
-    quantities = event.quantities if event is not None else {}
+    quantities = _quantities(record)
     decision = {
         "decision_id": decision_id,
         "kind": record.kind,
@@ -49,20 +49,40 @@ def extract(decision_id: str, record: Record, policy: EffectivePolicy, encoded: 
         "verified": None,
         "record": encoded,
     }
-    allowed = record.kind == "decision" and result.outcome == "allow"
+    debited = _debited(record)
     return Extract(
         decision=decision,
-        usage=_usage(decision_id, record, policy) if allowed else [],
+        usage=_usage(decision_id, record, policy, debited),
         events=_events(decision_id, record, policy),
-        rollups=_rollups(record, quantities),
+        rollups=_rollups(record, quantities, debited),
     )
 
 
-def _usage(decision_id: str, record: Record, policy: EffectivePolicy) -> list[dict[str, Any]]:
+def _quantities(record: Record) -> dict[str, int]:
+    """What the record is about: what was asked for, or what a reservation ended with."""
+    if record.event is None:
+        return {}
+    if record.kind == "finish" and record.reservation is not None:
+        return dict(record.reservation.committed)
+    return record.event.quantities
+
+
+def _debited(record: Record) -> dict[str, int]:
+    """What was used. A reservation uses nothing until it is committed."""
+    uses = record.kind == "finish" or (record.kind == "decision" and record.mode != "reserve")
+    return _quantities(record) if uses and record.result.outcome == "allow" else {}
+
+
+def _effective_at_us(record: Record) -> int:
+    """The instant that the debit counts at, here and in UsageBox."""
+    return record.reservation.effective_at_us if record.reservation is not None else record.now_us
+
+
+def _usage(decision_id: str, record: Record, policy: EffectivePolicy, debited: dict[str, int]) -> list[dict[str, Any]]:
     event = record.event
     if event is None:
         return []
-    several = len(event.quantities) > 1
+    several = len(debited) > 1
     return [
         {
             "event_id": f"{decision_id}:{meter}" if several else decision_id,
@@ -70,11 +90,11 @@ def _usage(decision_id: str, record: Record, policy: EffectivePolicy) -> list[di
             "customer_id": record.customer_id,
             "meter": meter,
             "quantity": quantity,
-            "unit": policy.meters[meter],
+            "unit": policy.meters.get(meter, "unit"),
             "model": without_nul(event.model) if event.model is not None else None,
-            "at_us": record.now_us,
+            "at_us": _effective_at_us(record),
         }
-        for meter, quantity in sorted(event.quantities.items())
+        for meter, quantity in sorted(debited.items())
     ]
 
 
@@ -146,27 +166,27 @@ def _cause(record: Record, policy: EffectivePolicy) -> Cause:
 
 def _lines_after(record: Record, policy: EffectivePolicy) -> Sequence[LimitResult]:
     """The limits as they stand after the record."""
-    if record.kind == "decision" and record.event is not None:
+    if record.kind == "decision":
         return verdict_of(record, policy).limits
     return snapshot_of(record, policy).limits()
 
 
-def _rollups(record: Record, quantities: dict[str, int]) -> list[dict[str, Any]]:
-    if record.kind != "decision":
+def _rollups(record: Record, quantities: dict[str, int], debited: dict[str, int]) -> list[dict[str, Any]]:
+    if record.kind not in ("decision", "finish"):
         return []
-    outcome = record.result.outcome
-    seconds = record.now_us // 1_000_000
+    outcome = record.result.outcome if record.kind == "decision" else "none"
+    seconds = _effective_at_us(record) // 1_000_000
     return [
         {
             "customer_id": record.customer_id,
             "meter": meter,
             "width_seconds": width,
             "start_seconds": seconds - seconds % width,
-            "units": quantity if outcome == "allow" else 0,
+            "units": debited.get(meter, 0),
             "allowed": int(outcome == "allow"),
             "throttled": int(outcome == "throttle"),
             "stopped": int(outcome == "stop"),
         }
-        for meter, quantity in quantities.items()
+        for meter in quantities
         for width in (MINUTE_SECONDS, HOUR_SECONDS)
     ]

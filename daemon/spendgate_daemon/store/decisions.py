@@ -69,7 +69,8 @@ class Decisions:
         from_us: int | None = None,
         to_us: int | None = None,
     ) -> Page[StoredDecision]:
-        """Newest first; only decisions on events and counted denials. Raises ValueError for a foreign cursor."""
+        """Newest first: decisions on events, counted denials, and ends of reservations. Raises ValueError for a foreign
+        cursor."""
         query = sa.select(decisions).where(decisions.c.kind != "standing")
         if cursor is not None:
             query = query.where(_before(position_of(cursor)))
@@ -105,7 +106,7 @@ class Decisions:
         """Decisions per outcome since an instant, counted denials included."""
         query = (
             sa.select(decisions.c.outcome, sa.func.sum(decisions.c["count"]))
-            .where(decisions.c.at_us >= at_us, decisions.c.kind != "standing")
+            .where(decisions.c.at_us >= at_us, decisions.c.kind.in_(("decision", "denials")))
             .group_by(decisions.c.outcome)
         )
         with self._database.reading() as connection:
