@@ -10,7 +10,7 @@ import redis
 from measure import Row, bench_policy, bench_state, five, redis_benchmark, running_redis
 
 from spendgate import Gate, SyncGate, usage_event
-from spendgate.client import _decide_arguments
+from spendgate.calls import decide_arguments
 from spendgate.control import Control
 from spendgate.keys import counters_key
 from spendgate.script import DECIDE
@@ -59,7 +59,7 @@ def benchmark_arguments() -> list[str | bytes]:
     """The client's own arguments, with the random parts where redis-benchmark puts its numbers. It draws the same numbers
     in every run, so a prefix keeps the events of one run apart from those of the next."""
     event = usage_event(CUSTOMER, "tokens", 7, event_id="__rand_int__", metadata=METADATA)
-    arguments = _decide_arguments(event, "decide", dry_run=False)
+    arguments = decide_arguments(event, "decide", dry_run=False)
     arguments[5], arguments[6] = f"{next(_runs):02}__rand_int__", "abcdef"  # identity and fingerprint
     texts = [argument if isinstance(argument, bytes) else str(argument) for argument in arguments]
     return ["EVALSHA", DECIDE.sha, "1", counters_key(CUSTOMER), *texts]

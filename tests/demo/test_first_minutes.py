@@ -11,9 +11,8 @@ import pytest
 
 from spendgate.decide import decide
 from spendgate.event import usage_event
-from spendgate.limits import Credits, Quota, counter_field
+from spendgate.limits import Credits, PeriodCounter, Quota, WalletCounter, counter_field
 from spendgate.limits.check import matches
-from spendgate.limits.quota import QuotaCounter
 from spendgate.state import PolicyState
 from spendgate_daemon.demo import DEMO_CUSTOMERS
 from spendgate_daemon.demo.contracts import contract_of
@@ -67,14 +66,14 @@ def counter_after(limit, history, now_us):
     if isinstance(limit, Quota):
         start, _ = limit.window.period_at(now_us)
         external = sum(e.quantity for e in history if e.meter_id in limit.meters and e.timestamp_ms >= start * 1000)
-        return QuotaCounter(period_start_seconds=start, external=external)
+        return PeriodCounter(period_start_seconds=start, external=external)
     external = 0
     for event in history:
         weight = next(
             (w for w in limit.weights if w.meter == event.meter_id and matches(w.model, event.model_id)), None
         )
         external += event.quantity * weight.micro_credits if weight is not None else 0
-    return QuotaCounter(external=external)
+    return WalletCounter(external=external)
 
 
 @pytest.mark.parametrize(
