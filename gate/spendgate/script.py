@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from importlib.resources import files
 from typing import Final
 
@@ -12,11 +13,11 @@ LIMIT_KINDS: Final = ("quota", "credits", "rate", "per_event")
 """Lua twins in limits/, one a kind."""
 
 
-class Script(msgspec.Struct, frozen=True):
+class Script(msgspec.Struct, frozen=True, dict=True):
     name: str
     source: str
 
-    @property
+    @cached_property
     def sha(self) -> str:
         """What Redis calls it."""
         return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
