@@ -21,14 +21,7 @@ from spendgate.policy import EffectivePolicy, decode_policy
 from spendgate.record import Record, decode_record
 from spendgate.script import DECIDE, SNAPSHOT
 from spendgate.snapshot import Snapshot, snapshot_of
-from spendgate.transport import (
-    Argument,
-    RedisPyTransport,
-    SyncRedisPyTransport,
-    SyncTransport,
-    Transport,
-    connect,
-)
+from spendgate.transports import Argument, SyncTransport, Transport, connect, connect_sync
 
 DEFAULT_TIMEOUT_SECONDS: Final = 1.0
 IDEMPOTENCY_WINDOW_US: Final = 15 * 60 * 1_000_000
@@ -117,7 +110,7 @@ class Gate:
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Self:
         """`url` as redis-py reads it: `redis://`, `rediss://` or `unix://`. Connects on first use."""
-        return cls(RedisPyTransport(connect(url, timeout_seconds)))
+        return cls(connect(url, timeout_seconds))
 
     async def decide(
         self,
@@ -223,7 +216,7 @@ class SyncGate:
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Self:
         """`url` as redis-py reads it: `redis://`, `rediss://` or `unix://`. Connects on first use."""
-        return cls(SyncRedisPyTransport.from_url(url, timeout_seconds))
+        return cls(connect_sync(url, timeout_seconds))
 
     def decide(
         self,
