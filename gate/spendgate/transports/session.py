@@ -50,15 +50,19 @@ class Session(msgspec.Struct, frozen=True):
         return [pack(*command) for command in commands]
 
     def check(self, replies: Sequence[Any]) -> None:
-        """Raise GateUnavailable if the connection can't be used after these answers."""
+        """Raise GateUnavailable if the connection can't be used after these answers, errors in place of missing ones."""
         *answers, last = replies
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
                 raise self._refused(answer)
+            if isinstance(answer, Exception):
+                raise answer
         if isinstance(last, hiredis.ReplyError):
             # An account that may run scripts need not be allowed to PING.
             if self.masters_only or not str(last).startswith("NOPERM "):
                 raise self._refused(last)
+        elif isinstance(last, Exception):
+            raise last
         elif self.masters_only and last[0] != b"master":
             raise GateUnavailable(f"it is a {last[0].decode()}, not the master", "no")
 

@@ -145,12 +145,13 @@ class Node:
             self._backlog.pop().send(self._pipe, now)
 
     def _expired(self, batch: Batch, now: float) -> None:
-        count = batch.fail(f"Redis at {self.where} did not answer within {self._timeout_seconds * 1000:g} ms")
         pipe = batch.pipe
+        within = f"within {self._timeout_seconds * 1000:g} ms"
         if pipe is None:
+            batch.fail(f"could not send to Redis at {self.where} {within}")
             self._backlog.drop_expired(now)
             return
-        pipe.abandoned += count
+        pipe.abandoned += batch.fail(f"Redis at {self.where} did not answer {within}")
         patience_seconds = max(2 * self._timeout_seconds, MIN_PATIENCE_SECONDS)
         if now - pipe.quiet_since >= patience_seconds:
             pipe.close(f"Redis at {self.where} was silent for {patience_seconds:g} s")

@@ -24,18 +24,24 @@ class Pipe(asyncio.Protocol):
     `sent` and `received` count commands and replies. `quiet_since` is when the last byte came, or when a command was
     sent to an idle connection: as long as replies are owed, how long Redis has said nothing. `abandoned` counts owed
     replies whose callers timed out; the owner adds to it. `on_writable` is called when writing may go on after a pause.
+
+    The greeting is sent the moment it is connected, because Redis may refuse a connection before it was asked anything.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_writable: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, greeting: Sequence[bytes], on_writable: Callable[[], None]
+    ) -> None:
         self.sent = 0
         self.received = 0
         self.abandoned = 0
         self.quiet_since = self.connected_at = loop.time()
         self.ready = False
         self.lost: asyncio.Future[None] = loop.create_future()
+        self.greeted: list[asyncio.Future[Any]] = [loop.create_future() for _ in greeting]
         self._in_flight: deque[asyncio.Future[Any]] = deque()
         self._reader = hiredis.Reader()
         self._now = loop.time
+        self._greeting = greeting
         self._on_writable = on_writable
         self._transport: asyncio.Transport | None = None
 
@@ -68,6 +74,7 @@ class Pipe(asyncio.Protocol):
         connected = transport.get_extra_info("socket")
         if connected is not None:
             tune(connected)
+        self.write(self.greeted, self._greeting, self.connected_at)
 
     def data_received(self, data: bytes) -> None:
         self.quiet_since = self._now()
@@ -108,6 +115,10 @@ class Pipe(asyncio.Protocol):
             future = self._in_flight.popleft()
             if not future.done():
                 future.set_exception(GateUnavailable(f"no answer: {reason}", "unknown"))
+        for future in self.greeted:
+            # If the attempt was cancelled, nobody else looks at it, and asyncio would complain.
+            if not future.cancelled():
+                future.exception()
 
 
 async def open_pipe(endpoint: Endpoint, session: Session, on_writable: Callable[[], None]) -> Pipe:
@@ -115,7 +126,7 @@ async def open_pipe(endpoint: Endpoint, session: Session, on_writable: Callable[
     loop = asyncio.get_running_loop()
 
     def make() -> Pipe:
-        return Pipe(loop, on_writable)
+        return Pipe(loop, session.greeting(), on_writable)
 
     if endpoint.path is not None:
         _, pipe = await loop.create_unix_connection(make, endpoint.path)
@@ -125,18 +136,10 @@ async def open_pipe(endpoint: Endpoint, session: Session, on_writable: Callable[
             make, endpoint.host, endpoint.port, ssl=session.tls, server_hostname=name
         )
     try:
-        await _introduce(pipe, session)
+        session.check(await asyncio.gather(*pipe.greeted, return_exceptions=True))
     except BaseException as exc:
         pipe.close("the handshake failed")
         if isinstance(exc, GateUnavailable):
             raise GateUnavailable(str(exc), "no") from exc
         raise
     return pipe
-
-
-async def _introduce(pipe: Pipe, session: Session) -> None:
-    loop = asyncio.get_running_loop()
-    commands = session.greeting()
-    futures = [loop.create_future() for _ in commands]
-    pipe.write(futures, commands, loop.time())
-    session.check(await asyncio.gather(*futures))

@@ -27,29 +27,32 @@ IDLE_SECONDS: Final = 0.01
 
 
 class Connection:
-    """Connected and introduced when it is made. Raises OSError or GateUnavailable (executed "no") if it can't be."""
+    """Over a socket that is connected already; `introduce` comes before the first command."""
 
-    def __init__(self, endpoint: Endpoint, session: Session, deadline: float) -> None:
+    def __init__(self, connected: socket.socket, endpoint: Endpoint) -> None:
         self.connected_at = self._used_at = monotonic()
-        self._generation = forks.generation()
+        self._socket = connected
         self._endpoint = endpoint
+        self._timeout_seconds = connected.gettimeout() or 0.0
         self._reader = hiredis.Reader()
+        self._poll = select.poll()
+        self._poll.register(connected, select.POLLIN)
+        self._generation = forks.generation()
         self._is_busy = False
         self._is_closed = False
-        self._socket = _connect(endpoint, session, deadline)
-        self._timeout_seconds = self._socket.gettimeout() or 0.0
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
-        try:
-            self._introduce(session, deadline)
-        except BaseException:
-            self._socket.close()
-            raise
 
     def __del__(self) -> None:
         """A thread that ends takes its connection with it."""
-        if hasattr(self, "_socket"):
-            self._socket.close()
+        self._socket.close()
+
+    def introduce(self, session: Session, deadline: float) -> None:
+        """Raises GateUnavailable (executed "no") if Redis does not take the session, and is closed then."""
+        greeting = session.greeting()
+        try:
+            session.check(self._ask(b"".join(greeting), deadline, len(greeting)))
+        except GateUnavailable as exc:
+            self.close()
+            raise GateUnavailable(str(exc), "no") from exc
 
     def is_usable(self) -> bool:
         """False when it was closed from either side, or belongs to the parent of this process."""
@@ -115,13 +118,6 @@ class Connection:
             self._socket.settimeout(seconds)
             self._timeout_seconds = seconds
 
-    def _introduce(self, session: Session, deadline: float) -> None:
-        greeting = session.greeting()
-        try:
-            session.check(self._ask(b"".join(greeting), deadline, len(greeting)))
-        except GateUnavailable as exc:
-            raise GateUnavailable(str(exc), "no") from exc
-
 
 def _remaining(deadline: float) -> float:
     seconds = deadline - monotonic()
@@ -130,8 +126,8 @@ def _remaining(deadline: float) -> float:
     return seconds
 
 
-def _connect(endpoint: Endpoint, session: Session, deadline: float) -> socket.socket:
-    """A connected socket, encrypted if the session says so. Name resolution is the one step that no deadline ends."""
+def connect_socket(endpoint: Endpoint, session: Session, deadline: float) -> socket.socket:
+    """A connected socket, encrypted if the session says so; raises OSError. No deadline ends the resolution of a name."""
     if endpoint.path is not None:
         places: list[Any] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", endpoint.path)]
     else:

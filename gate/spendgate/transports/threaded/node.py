@@ -12,7 +12,7 @@ from spendgate.errors import GateUnavailable
 from spendgate.transports.attempts import Attempts
 from spendgate.transports.endpoint import Endpoint
 from spendgate.transports.session import Session
-from spendgate.transports.threaded.connection import Connection
+from spendgate.transports.threaded.connection import Connection, connect_socket
 
 MIN_LIFE_SECONDS: Final = 1.0
 """A connection to a replica is left after this time, not at once: what cannot be reached otherwise is not hammered."""
@@ -65,7 +65,13 @@ class ThreadedNode:
             raise GateUnavailable(self._attempts.last_error, "no")
         error = f"cannot connect to Redis at {self.where}"
         try:
-            connection = Connection(self._locate(deadline), self._session, deadline)
+            endpoint = self._locate(deadline)
+            connection = Connection(connect_socket(endpoint, self._session, deadline), endpoint)
+            # From here on, `close` ends it.
+            self._connections[threading.get_ident()] = connection
+            if self._is_closed:
+                connection.close()
+            connection.introduce(self._session, deadline)
         except TimeoutError:
             self._attempts.failed(f"{error}: it did not answer in time")
             raise GateUnavailable(self._attempts.last_error, "no") from None
@@ -74,7 +80,4 @@ class ThreadedNode:
             raise GateUnavailable(self._attempts.last_error, "no") from exc
         self._attempts.succeeded()
         self._local.connection = connection
-        self._connections[threading.get_ident()] = connection
-        if self._is_closed:
-            connection.close()
         return connection
