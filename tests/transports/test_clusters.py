@@ -34,9 +34,14 @@ def key_of(cluster: Cluster, port: int, prefix: str) -> str:
 
 
 def move_slot(cluster: Cluster, slot: int, source: int, target: int) -> None:
+    """An importing node that becomes the owner gets the highest epoch, so that no gossip undoes it."""
+    new_owner = cluster.node_id(target)
+    with cluster.client(target) as client:
+        client.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", cluster.node_id(source))
+        client.execute_command("CLUSTER SETSLOT", slot, "NODE", new_owner)
     for port in cluster.nodes:
         with cluster.client(port) as client:
-            client.execute_command("CLUSTER SETSLOT", slot, "NODE", cluster.node_id(target))
+            client.execute_command("CLUSTER SETSLOT", slot, "NODE", new_owner)
 
 
 def test_keys_of_every_node_are_reached_by_way_of_any(drive, cluster):
