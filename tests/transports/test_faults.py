@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,8 @@ from clusters import until
 from proxy import Proxy, proxied
 from redis_servers import free_port, start_redis, stop
 from spendgate import GateUnavailable
+from spendgate.script import Script
+from spendgate.transports.threaded.connection import IDLE_SECONDS
 from transport_scripts import ECHO, INCREMENT, MANY, SIZE
 
 TIMEOUT_SECONDS = 0.3
@@ -55,6 +58,17 @@ def test_the_deadline_is_that_of_the_whole_call(drive, proxy, url):
     proxy.replies.delay(TIMEOUT_SECONDS / 3)
     started = time.monotonic()
     assert unavailable(lambda: driver.run(MANY, arguments=[1_000_000])).executed == "unknown"
+    assert TIMEOUT_SECONDS <= time.monotonic() - started + 0.001 < TIMEOUT_SECONDS + LATE_SECONDS
+
+
+def test_the_deadline_of_a_script_that_is_not_known_yet_is_the_same(drive, proxy, url):
+    """Two replies, each in time; together too late."""
+    driver = drive(url, TIMEOUT_SECONDS)
+    driver.run(ECHO, arguments=["before"])
+    proxy.replies.delay(TIMEOUT_SECONDS * 2 / 3)
+    unseen = Script("unseen", f"return 1 -- {uuid.uuid4()}")
+    started = time.monotonic()
+    assert unavailable(lambda: driver.run(unseen)).executed == "unknown"
     assert TIMEOUT_SECONDS <= time.monotonic() - started + 0.001 < TIMEOUT_SECONDS + LATE_SECONDS
 
 
@@ -151,7 +165,9 @@ def test_a_connection_that_redis_closed_while_it_was_idle_is_made_anew(drive, pr
     driver = drive(url, 5)
     driver.run(ECHO)
     proxy.reset()
-    until(lambda: _answers(driver))
+    idle_since = time.monotonic()
+    until(lambda: time.monotonic() - idle_since > 2 * IDLE_SECONDS)
+    assert driver.run(ECHO, arguments=["after"]) == b"after"
     assert proxy.accepted == 2
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 
 from clusters import SERVICE, running_sentinel, until
-from redis_servers import free_port, stop
+from redis_servers import free_port, start_redis, stop
 from spendgate import GateUnavailable
 from spendgate.transports import redis_client
+from spendgate.transports.command import pack
+from spendgate.transports.endpoint import Endpoint
+from spendgate.transports.multiplexed.node import Node
+from spendgate.transports.session import Session
+from spendgate.transports.threaded.node import ThreadedNode
 from transport_scripts import ECHO, INCREMENT
 
 
@@ -72,6 +79,31 @@ def writes(driver) -> bool:
         return driver.run(INCREMENT, "mark") > 0
     except GateUnavailable:
         return False
+
+
+@pytest.fixture
+def replica(servers, tmp_path) -> Iterator[Endpoint]:
+    process, url = start_redis(servers.binary(), tmp_path, "--replicaof", "127.0.0.1", "1")
+    yield Endpoint("127.0.0.1", urlsplit(url).port)
+    stop(process)
+
+
+def test_a_replica_that_a_sentinel_still_takes_for_the_master_is_not_used(replica):
+    """The Sentinel protocol wants the role asked for, because a Sentinel may learn of a failover late."""
+    session, command = Session(masters_only=True), pack("GET", "k")
+
+    async def locate() -> Endpoint:
+        return replica
+
+    async def scenario() -> None:
+        node = Node(replica, locate, session, 5)
+        with pytest.raises(GateUnavailable, match="it is a slave, not the master"):
+            await node.submit(command)[0]
+        await node.aclose()
+
+    asyncio.run(scenario())
+    with pytest.raises(GateUnavailable, match="it is a slave, not the master"):
+        ThreadedNode(replica, lambda _: replica, session).ask(command, time.monotonic() + 5)
 
 
 def test_the_other_client_of_redis_finds_the_master_too(servers):
