@@ -33,8 +33,15 @@ def key_of(cluster: Cluster, port: int, prefix: str) -> str:
     return next(key for key in (f"{prefix}{number}" for number in range(10_000)) if owner_of(cluster, key) == port)
 
 
+def epoch_of(cluster: Cluster, port: int) -> str:
+    with cluster.client(port) as client:
+        return client.execute_command("CLUSTER INFO")["cluster_current_epoch"]
+
+
 def move_slot(cluster: Cluster, slot: int, source: int, target: int) -> None:
-    """An importing node that becomes the owner gets the highest epoch, so that no gossip undoes it."""
+    """An importing node that becomes the owner takes a higher epoch than any it knows of, so that no gossip undoes it:
+    therefore the last one must have reached it."""
+    until(lambda: len({epoch_of(cluster, port) for port in cluster.nodes}) == 1)
     new_owner = cluster.node_id(target)
     with cluster.client(target) as client:
         client.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", cluster.node_id(source))
@@ -72,9 +79,14 @@ def test_a_slot_that_has_moved_is_followed(drive, cluster):
     driver = drive(cluster.url)
     driver.run(ECHO, key, ["before"])
     move_slot(cluster, key_slot(key.encode()), source, target)
-    assert driver.run(INCREMENT, key) == 1
+    with cluster.client(source) as client:
+        client.config_resetstat()
+        for number in range(1, 21):
+            assert driver.run(INCREMENT, key) == number
+        redirections = client.info("errorstats").get("errorstat_MOVED", {}).get("count", 0)
+        assert redirections <= 2, "a redirection is remembered"
     assert driver.gather([(INCREMENT, key, [])] * 20)
-    assert driver.get(key) == b"21"
+    assert driver.get(key) == b"40"
     with cluster.client(target) as client:
         assert client.delete(key) == 1
     move_slot(cluster, key_slot(key.encode()), target, source)
