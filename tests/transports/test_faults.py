@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 import uuid
@@ -233,3 +234,38 @@ def _answers(driver) -> bool:
         return driver.run(ECHO, arguments=["x"]) == b"x"
     except GateUnavailable:
         return False
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_happens_nothing_runs_twice_and_what_did_not_run_is_told_truly(drive, proxy, url, server, seed):
+    """Hundreds of calls in a random storm of faults; Redis knows afterwards what ran."""
+    chance = random.Random(seed)
+    faults = [
+        proxy.reset,
+        proxy.replies.drop_next,
+        proxy.requests.drop_next,
+        lambda: proxy.replies.cut_next(chance.randrange(40)),
+        lambda: proxy.requests.cut_next(chance.randrange(2000)),
+        lambda: proxy.replies.replace_next(b"?garbage\r\n"),
+        server.script_flush,
+        lambda: None,
+    ]
+    driver = drive(url, 5)
+    outcomes: dict[str, object] = {}
+    for number in range(60):
+        until(lambda: _answers(driver))
+        keys = [f"{number}-{call}" for call in range(20)]
+        calls = [driver.start(INCREMENT, key, []) for key in keys]
+        chance.choice(faults)()
+        outcomes |= {key: call.exception(20) or call.result() for key, call in zip(keys, calls, strict=True)}
+    proxy.reset()
+    until(lambda: _answers(driver))
+    ran = {key: int(server.get(key) or 0) for key in outcomes}
+    assert all(times <= 1 for times in ran.values())
+    for key, outcome in outcomes.items():
+        if isinstance(outcome, GateUnavailable):
+            assert outcome.executed == "unknown" or ran[key] == 0
+        else:
+            assert outcome == ran[key] == 1
+    answered = sum(outcome == 1 for outcome in outcomes.values())
+    assert 0 < answered < len(outcomes)
