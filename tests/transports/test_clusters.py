@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from collections.abc import Iterator
 
@@ -126,6 +128,16 @@ def test_a_slot_that_nobody_owns_is_refused(drive, cluster):
         client.execute_command("CLUSTER ADDSLOTS", slot)
         until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
     until(lambda: answers(driver, key))
+
+
+def test_a_node_that_hangs_is_passed_over(drive, cluster):
+    """It accepts connections and says nothing; a call that meets it may time out, and the next ones do not."""
+    port = next(iter(cluster.nodes))
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        driver = drive(f"redis+cluster://127.0.0.1:{hanging.getsockname()[1]},127.0.0.1:{port}", 0.5)
+        with contextlib.suppress(GateUnavailable):
+            driver.run(ECHO)
+        assert driver.run(ECHO, arguments=["x"]) == b"x"
 
 
 def test_no_node_at_all_is_told_within_the_deadline(drive):

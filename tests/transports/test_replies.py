@@ -8,7 +8,7 @@ import pytest
 from spendgate import GateUnavailable, ScriptFailed
 from spendgate.transports.endpoint import Endpoint
 from spendgate.transports.replies import error_of
-from spendgate.transports.slots import Redirection, Slots
+from spendgate.transports.slots import Failures, Redirection, Slots
 
 SHA = "a" * 40
 IN_7 = f" script: {SHA}, on @user_script:3."
@@ -104,3 +104,14 @@ def test_slots_by_owner():
         16383: Endpoint("10.0.0.2", 2),
     }
     assert len(slots.masters) == 4
+
+
+def test_nodes_that_failed_are_asked_last():
+    a, b, c = (Endpoint(host) for host in "abc")
+    failures = Failures()
+    assert failures.last([a, b, a, c]) == [a, b, c]
+    failures.add(a, 1.0)
+    failures.add(b, 2.0)
+    assert failures.last([a, b, c]) == [c, a, b]
+    failures.add(a, 3.0)
+    assert failures.last([a, b, c]) == [c, b, a]

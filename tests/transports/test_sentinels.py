@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -40,6 +42,15 @@ def test_no_sentinel_is_told_within_the_deadline(drive):
             driver.run(ECHO)
         assert caught.value.executed == "no"
         assert time.monotonic() - started < 0.45
+
+
+def test_a_sentinel_that_hangs_is_passed_over(drive, servers):
+    """It accepts connections and says nothing; a call that meets it may time out, and the next ones do not."""
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        driver = drive(servers.url("sentinel").replace("://", f"://127.0.0.1:{hanging.getsockname()[1]},"), 0.5)
+        with contextlib.suppress(GateUnavailable):
+            driver.run(ECHO)
+        assert driver.run(ECHO, arguments=["x"]) == b"x"
 
 
 def test_a_service_that_no_sentinel_knows(drive, servers):

@@ -6,8 +6,10 @@ each with its TLS variant:
     redis+cluster://user:password@host:port,host2:port2
     redis+sentinel://user:password@host:port,host2:port2/SERVICE/DB?sentinel_username=...&sentinel_password=...
 
-User and password are those of Redis; the Sentinels have their own, or none. No error quotes the URL: it may hold a
-password, and in a malformed one the password may be anywhere.
+User and password are those of Redis; the Sentinels have their own, or none. An account needs EVALSHA, EVAL and GET, with
+Sentinels ROLE too, with a Cluster CLUSTER and ASKING too, besides what the scripts call.
+
+No error quotes the URL: it may hold a password, and in a malformed one the password may be anywhere.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ and a table of all commands), where a decision has 20 ms, and the blocking one c
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Self
 
 import hiredis
@@ -43,6 +43,20 @@ class Slots:
         if index < 0 or slot > self._ranges[index][1]:
             return None
         return self._ranges[index][2]
+
+
+class Failures:
+    """When nodes failed last. If one hangs, asking it for slots takes a whole timeout, so it is asked after the others."""
+
+    def __init__(self) -> None:
+        self._failed_at: dict[Endpoint, float] = {}
+
+    def add(self, endpoint: Endpoint, now_seconds: float) -> None:
+        self._failed_at[endpoint] = now_seconds
+
+    def last(self, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+        """Without repetitions, those that never failed first, the one that has just failed last."""
+        return sorted(dict.fromkeys(endpoints), key=lambda endpoint: self._failed_at.get(endpoint, float("-inf")))
 
 
 class Redirection(msgspec.Struct, frozen=True):

@@ -17,7 +17,15 @@ from spendgate.transports.multiplexed.node import Node
 from spendgate.transports.multiplexed.transport import by_deadline
 from spendgate.transports.port import Argument
 from spendgate.transports.replies import code_of, error_of
-from spendgate.transports.slots import ASKING, MAX_REDIRECTIONS, READ_SLOTS, REFRESH_SECONDS, Redirection, Slots
+from spendgate.transports.slots import (
+    ASKING,
+    MAX_REDIRECTIONS,
+    READ_SLOTS,
+    REFRESH_SECONDS,
+    Failures,
+    Redirection,
+    Slots,
+)
 
 
 class ClusterTransport:
@@ -37,7 +45,7 @@ class ClusterTransport:
         self._slots: Slots | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_at = float("-inf")
-        self._suspect: Endpoint | None = None
+        self._failures = Failures()
         self._problem = ""
         self._closed = False
 
@@ -68,7 +76,7 @@ class ClusterTransport:
                 deadline = batch.deadline
                 reply = await future
             except GateUnavailable:
-                self._doubt(endpoint)
+                self._failed(endpoint)
                 raise
         if isinstance(reply, ReplyError):
             return await self._follow(reply, slot, endpoint, command, deadline)
@@ -98,10 +106,10 @@ class ClusterTransport:
         node = self._node(endpoint)
         try:
             # Both in one turn: ASKING speaks of the very next command on the connection.
-            futures = [node.submit(command)[0] for command in ((ASKING, packed) if asking else (packed,))]
-            return (await by_deadline(deadline, asyncio.gather(*futures)))[-1]
+            commands = (ASKING, packed) if asking else (packed,)
+            return await by_deadline(deadline, *(node.submit(command) for command in commands))
         except GateUnavailable:
-            self._doubt(endpoint)
+            self._failed(endpoint)
             raise
 
     async def _find_owner(self, slot: int, deadline: float) -> Endpoint:
@@ -120,9 +128,12 @@ class ClusterTransport:
         self._owners[slot] = owner
         return owner
 
-    def _doubt(self, suspect: Endpoint | None = None) -> None:
-        """Read the slots again, in the background, unless that was just done; `suspect` is a node that has failed."""
-        self._suspect = suspect or self._suspect
+    def _failed(self, endpoint: Endpoint) -> None:
+        self._failures.add(endpoint, asyncio.get_running_loop().time())
+        self._doubt()
+
+    def _doubt(self) -> None:
+        """Read the slots again, in the background, unless that was just done."""
         loop = asyncio.get_running_loop()
         reading = self._refreshing is not None and not self._refreshing.done()
         if self._closed or reading or loop.time() - self._refreshed_at < REFRESH_SECONDS:
@@ -133,11 +144,11 @@ class ClusterTransport:
     async def _refresh(self) -> None:
         known = self._slots.masters if self._slots else []
         problems = []
-        # The node that has just failed comes last: if it hangs, asking it takes a whole timeout.
-        for endpoint in sorted(dict.fromkeys((*known, *self._startup)), key=lambda node: node == self._suspect):
+        for endpoint in self._failures.last((*known, *self._startup)):
             try:
                 reply = await self._node(endpoint).submit(READ_SLOTS)[0]
             except GateUnavailable as exc:
+                self._failures.add(endpoint, asyncio.get_running_loop().time())
                 problems.append(str(exc))
                 continue
             if isinstance(reply, ReplyError) or not reply:

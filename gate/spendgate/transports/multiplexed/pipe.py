@@ -117,7 +117,7 @@ class Pipe(asyncio.Protocol):
                 future.set_exception(GateUnavailable(f"no answer: {reason}", "unknown"))
         for future in self.greeted:
             # If the attempt was cancelled, nobody else looks at it, and asyncio would complain.
-            if not future.cancelled():
+            if future.done() and not future.cancelled():
                 future.exception()
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from hiredis import ReplyError
 
@@ -15,8 +15,6 @@ from spendgate.transports.multiplexed.batch import Batch
 from spendgate.transports.multiplexed.node import Node
 from spendgate.transports.port import Argument
 from spendgate.transports.replies import code_of, error_of
-
-Reply = TypeVar("Reply")
 
 
 class MultiplexedTransport:
@@ -48,8 +46,7 @@ class MultiplexedTransport:
 
     async def _recover(self, command: Command, reply: Any, batch: Batch) -> Any:
         if code_of(reply) == "NOSCRIPT":
-            future, _ = self._node.submit(command.with_source())
-            reply = await by_deadline(batch.deadline, future)
+            reply = await by_deadline(batch.deadline, self._node.submit(command.with_source()))
         if not isinstance(reply, ReplyError):
             return reply
         if code_of(reply) == "READONLY":
@@ -57,10 +54,11 @@ class MultiplexedTransport:
         raise error_of(reply, command.what, self._node.where)
 
 
-async def by_deadline(deadline: float, reply: Awaitable[Reply]) -> Reply:
-    """Wait for a command that was sent late in its call, so that its deadline comes before the node's own."""
+async def by_deadline(deadline: float, *submitted: tuple[asyncio.Future[Any], Batch]) -> Any:
+    """The last reply to commands that were submitted late in their call, so that its deadline comes before the node's."""
     try:
         async with asyncio.timeout_at(deadline):
-            return await reply
+            return (await asyncio.gather(*(future for future, _ in submitted)))[-1]
     except TimeoutError:
-        raise GateUnavailable("Redis did not answer within the deadline", "unknown") from None
+        _, batch = submitted[-1]
+        raise GateUnavailable("Redis did not answer in time", "no" if batch.pipe is None else "unknown") from None

@@ -15,7 +15,15 @@ from spendgate.transports.command import Command
 from spendgate.transports.endpoint import Endpoint
 from spendgate.transports.port import Argument
 from spendgate.transports.replies import code_of, error_of
-from spendgate.transports.slots import ASKING, MAX_REDIRECTIONS, READ_SLOTS, REFRESH_SECONDS, Redirection, Slots
+from spendgate.transports.slots import (
+    ASKING,
+    MAX_REDIRECTIONS,
+    READ_SLOTS,
+    REFRESH_SECONDS,
+    Failures,
+    Redirection,
+    Slots,
+)
 from spendgate.transports.threaded.node import ThreadedNode
 
 
@@ -37,7 +45,7 @@ class ThreadedClusterTransport:
         self._moved: dict[int, Endpoint] = {}
         self._is_doubted = True
         self._refreshed_at = float("-inf")
-        self._suspect: Endpoint | None = None
+        self._failures = Failures()
         self._is_closed = False
 
     def run(self, script: Script, key: str, arguments: Sequence[Argument]) -> Any:
@@ -89,7 +97,7 @@ class ThreadedClusterTransport:
                 return self._node(endpoint).ask(ASKING + packed, deadline, replies=2)
             return self._node(endpoint).ask(packed, deadline)
         except GateUnavailable:
-            self._suspect = endpoint
+            self._failures.add(endpoint, monotonic())
             self._is_doubted = True
             raise
 
@@ -107,11 +115,13 @@ class ThreadedClusterTransport:
         self._refreshed_at = monotonic()
         known = self._slots.masters if self._slots else []
         problems = []
-        # The node that has just failed comes last: if it hangs, asking it takes a whole timeout.
-        for endpoint in sorted(dict.fromkeys((*known, *self._startup)), key=lambda node: node == self._suspect):
+        for endpoint in self._failures.last((*known, *self._startup)):
+            if monotonic() >= deadline:
+                break
             try:
                 reply = self._node(endpoint).ask(READ_SLOTS, deadline)
             except GateUnavailable as exc:
+                self._failures.add(endpoint, monotonic())
                 problems.append(str(exc))
                 continue
             if isinstance(reply, ReplyError) or not reply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 
 from spendgate.errors import GateUnavailable
 from spendgate.transports.endpoint import Endpoint
@@ -13,7 +14,7 @@ from spendgate.transports.threaded.node import ThreadedNode
 class ThreadedSentinelLocator:
     """Asks one Sentinel after the other; the one that has answered is asked first the next time.
 
-    One that hangs costs the whole deadline of the call that meets it, and goes to the end.
+    One that hangs costs the whole deadline of the call that meets it, and goes to the end: the next call asks another.
     """
 
     def __init__(self, sentinels: Sequence[ThreadedNode], service: str) -> None:
@@ -23,8 +24,10 @@ class ThreadedSentinelLocator:
 
     def __call__(self, deadline: float) -> Endpoint:
         """Raises GateUnavailable (executed "no") when no Sentinel names a master."""
-        problems = []
+        problems: list[str] = []
         for sentinel in self._sentinels:
+            if problems and monotonic() >= deadline:
+                break
             try:
                 master = master_in(sentinel.ask(self._command, deadline), self._service)
             except GateUnavailable as exc:
