@@ -15,7 +15,7 @@ import redis.exceptions
 from sqlalchemy.exc import SQLAlchemyError
 
 from spendgate.keys import INSTALL_KEY, PARTITIONS
-from spendgate.transport import connect
+from spendgate.transports import redis_client
 from spendgate_daemon.documents import DocumentError
 from spendgate_daemon.redis_checks import RedisFacts, read_facts
 from spendgate_daemon.settings import Settings, SettingsError, value_of
@@ -54,7 +54,7 @@ async def _redis(settings: Settings) -> list[Finding]:
             return [Finding("Redis", "ok", f"none configured; `spendgate up` would run {find_server()}")]
         except NoRedisServer as exc:
             return [Finding("Redis", "fault", str(exc))]
-    client = connect(settings.redis_url, TIMEOUT_SECONDS)
+    client = redis_client(settings.redis_url, TIMEOUT_SECONDS)
     try:
         facts = await read_facts(client)
         install = await client.hgetall(INSTALL_KEY)

@@ -32,7 +32,7 @@ from openfeature.provider import AbstractProvider, Metadata
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from spendgate import GateUnavailable, NotPrepared, Snapshot, SyncGate
+from spendgate import GateUnavailable, NotPrepared, ScriptFailed, Snapshot, SyncGate
 from spendgate_flags.derive import FLAG_KEYS, HARD_STOP, Flag, flags_of
 from spendgate_flags.feed import BLOCK_MS, ChangeFeed
 
@@ -139,7 +139,7 @@ class SpendgateProvider(AbstractProvider):
             raise TargetingKeyMissingError("the targeting key must be the customer's id")
         try:
             snapshot, age_seconds, stale = self._snapshot(customer_id)
-        except (GateUnavailable, NotPrepared) as exc:
+        except (GateUnavailable, NotPrepared, ScriptFailed) as exc:
             if flag_key == HARD_STOP and kind is bool and self._outage_hard_stop is not None:
                 value = cast("T", self._outage_hard_stop)
                 return FlagResolutionDetails(value=value, variant="outage", reason=Reason.STALE)
@@ -177,7 +177,7 @@ class SpendgateProvider(AbstractProvider):
                 return cached.snapshot, age_seconds, True
         try:
             snapshot = self._gate.snapshot(customer_id)
-        except (GateUnavailable, NotPrepared):
+        except (GateUnavailable, NotPrepared, ScriptFailed):
             if cached is not None and now - cached.read_at < self._max_stale_seconds:
                 return cached.snapshot, now - cached.read_at, True
             raise

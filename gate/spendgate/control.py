@@ -20,7 +20,7 @@ from spendgate.limits.layout import pack_integers
 from spendgate.policy import EffectivePolicy, decode_policy
 from spendgate.script import PUT_EXTERNAL, PUT_OVERRIDES, PUT_STATE, REFRESH, SWEEP, Script
 from spendgate.state import Override, OverrideSet, PolicyState
-from spendgate.transport import Argument, RedisPyTransport, connect
+from spendgate.transports import Argument, Transport, connect, redis_client
 
 STREAM_START: Final = "0-0"
 SWEEP_BATCH: Final = 100
@@ -49,16 +49,17 @@ class Install(msgspec.Struct, frozen=True):
 class Control:
     """Owns its connections. Methods raise GateUnavailable when Redis does not answer."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: redis.asyncio.Redis, transport: Transport) -> None:
         self._redis = client
-        self._transport = RedisPyTransport(client)
+        self._transport = transport
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float = 5.0) -> Self:
         """Connects on first use. The timeout also bounds `block_ms` of the reads."""
-        return cls(connect(url, timeout_seconds))
+        return cls(redis_client(url, timeout_seconds), connect(url, timeout_seconds))
 
     async def aclose(self) -> None:
+        await self._transport.aclose()
         await self._redis.aclose()
 
     async def prepare(self) -> Install:

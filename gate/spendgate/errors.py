@@ -6,6 +6,10 @@ A denial is not an error: it is a `Decision`.
 
 from __future__ import annotations
 
+from typing import Literal
+
+Executed = Literal["no", "unknown"]
+
 
 class SpendgateError(Exception):
     """Root of all errors of this package."""
@@ -95,5 +99,19 @@ class WrongPolicy(SpendgateError):
 
 
 class GateUnavailable(SpendgateError):
-    """Redis did not answer within the deadline. The event may or may not have been debited:
-    retry with the same `event_id`, which is debited once."""
+    """Redis did not take the event, or did not answer within the deadline.
+
+    `executed` is "no" when it is certain that nothing was written: Redis could not be reached, or refused. It is
+    "unknown" when the command was sent and no answer came: retry with the same `event_id`, which is debited once.
+    """
+
+    def __init__(self, message: str, executed: Executed = "unknown") -> None:
+        super().__init__(message)
+        self.executed: Executed = executed
+
+
+class ScriptFailed(SpendgateError):
+    """Redis ran into an error while it executed a command: a bug, or a key that holds another type.
+
+    An error in Lua rolls nothing back, so what was written before it stands: whether the event was debited is unknown.
+    """

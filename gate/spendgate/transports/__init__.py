@@ -1,17 +1,12 @@
-"""How scripts reach Redis."""
+"""How scripts reach Redis: one Redis, a Cluster, or a master that Sentinels name; for asyncio and for threads.
+
+`connect` and `connect_sync` make a transport from a URL; `redis_client` is redis-py's client, for everything else.
+"""
 
 from __future__ import annotations
 
-from spendgate.transport import Argument, RedisPyTransport, SyncRedisPyTransport, SyncTransport, Transport
-from spendgate.transport import connect as connect_client
+from spendgate.transports.connect import connect, connect_sync
+from spendgate.transports.port import Argument, SyncTransport, Transport
+from spendgate.transports.redis_py import redis_client
 
-
-def connect(url: str, timeout_seconds: float) -> Transport:
-    return RedisPyTransport(connect_client(url, timeout_seconds))
-
-
-def connect_sync(url: str, timeout_seconds: float) -> SyncTransport:
-    return SyncRedisPyTransport.from_url(url, timeout_seconds)
-
-
-__all__ = ["Argument", "SyncTransport", "Transport", "connect", "connect_sync"]
+__all__ = ["Argument", "SyncTransport", "Transport", "connect", "connect_sync", "redis_client"]

@@ -1,0 +1,1 @@
+"""Transports for asyncio: all tasks of an event loop share one connection to each Redis."""

@@ -1,0 +1,59 @@
+"""redis-py's client, for what the daemon asks of Redis beside scripts: streams, pipelines, configuration.
+
+Without retries: redis-py makes 10 by default, and a command whose reply was lost may have run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+
+from spendgate.transports.address import parse_address
+from spendgate.transports.session import Session
+
+
+def redis_client(url: str, timeout_seconds: float) -> redis.asyncio.Redis:
+    """A client that connects on first use; the URL's own `socket_timeout`, if it has one, comes before the argument.
+
+    Raises ValueError when the URL can't be used, which one of a cluster can't: its client is of another type.
+    """
+    address = parse_address(url)
+    waiting: dict[str, Any] = {
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        "max_connections": 1024,
+    }
+    if address.kind == "single":
+        return redis.asyncio.Redis.from_url(url, **waiting)
+    if address.kind == "cluster":
+        raise ValueError("this part of Spendgate can't use a Redis Cluster: name a single Redis, or Sentinels")
+    tls = {} if address.tls_options is None else {"ssl": True, **address.tls_options}
+    sentinels = Sentinel(  # type: ignore[no-untyped-call]
+        [(endpoint.host, endpoint.port) for endpoint in address.endpoints],
+        sentinel_kwargs={**_credentials(address.sentinel_session), **tls, **waiting},
+        **_credentials(address.session),
+        **tls,
+        **waiting,
+    )
+    client: redis.asyncio.Redis = sentinels.master_for(address.service, redis_class=_MasterClient)
+    return client
+
+
+class _MasterClient(redis.asyncio.Redis):
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  (redis-py's signature)
+        """redis-py leaves the connections to the Sentinels open."""
+        await super().aclose(close_connection_pool)
+        pool = self.connection_pool
+        if isinstance(pool, SentinelConnectionPool):
+            for sentinel in pool.sentinel_manager.sentinels:
+                await sentinel.aclose()
+
+
+def _credentials(session: Session) -> dict[str, Any]:
+    options = {"username": session.username, "password": session.password, "client_name": session.client_name}
+    return {**options, "db": session.db}

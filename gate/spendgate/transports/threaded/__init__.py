@@ -1,0 +1,1 @@
+"""Transports for threads: each thread has its own connection to each Redis, and waits for its own replies."""
