@@ -7,7 +7,7 @@ the digest of what was in force for as long as the decision itself is kept.
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -17,12 +17,24 @@ ENGINE_VERSION: Final = 1
 """Version of the decision's semantics. A change of any outcome for the same inputs raises it."""
 
 
+class ReservationTerms(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How long a reservation holds when it doesn't say, how long it may, how long after its deadline a commit is still
+    taken, what becomes of it at the deadline, and what a commit above the reserved quantity does."""
+
+    lifetime_us: int = 300_000_000
+    max_lifetime_us: int = 3_600_000_000
+    grace_us: int = 30_000_000
+    at_deadline: Literal["release", "commit"] = "release"
+    above: Literal["reject", "cap", "overage"] = "overage"
+
+
 class EffectivePolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     """Compiled rules of one plan with one set of contractual caps.
 
     `document` is the digest of the policy document it was compiled from; `meters` maps every known meter to its
     base unit; `models` are the allowed model patterns, None means any model; `deny_unknown` is set on the policy
-    that stands in for customers nobody knows when the document says `unknown_customer: deny`.
+    that stands in for customers nobody knows when the document says `unknown_customer: deny`; `max_staleness_us` is
+    how old the mirror may be before only the outage allowance passes, None: any age.
     """
 
     document: str
@@ -32,6 +44,8 @@ class EffectivePolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     models: tuple[str, ...] | None = None
     deny_unknown: bool = False
     timezone: str = "UTC"
+    reservations: ReservationTerms = ReservationTerms()
+    max_staleness_us: int | None = None
 
     def encode(self) -> bytes:
         """MessagePack as the Redis script reads it. Equal policies encode to equal bytes."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-LIMIT_KINDS: Final = ("quota", "credits", "rate", "per_event")
+LIMIT_KINDS: Final = ("quota", "credits", "rate", "concurrency", "per_event")
 """Lua twins in limits/, one a kind."""
 
 

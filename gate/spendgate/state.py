@@ -6,9 +6,12 @@ decision script writes `Standing` and counters. They are joined in the script, s
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Final, Literal
 
 import msgspec
+
+from spendgate.limits.check import Grant
 
 Status = Literal["active", "suspended", "cancelled", "unknown"]
 CustomerState = Literal["ok", "throttled", "stopped", "suspended"]
@@ -20,10 +23,19 @@ THROTTLED_FOR_US = 10_000_000
 """A customer is `throttled` until this long has passed without a rate denial."""
 
 
+_NEVER_US: Final = 2**62
+
+
+def burn_order(grants: Iterable[Grant]) -> tuple[Grant, ...]:
+    """Which grant is used up first: the lowest priority, then what ends soonest, then by id."""
+    return tuple(sorted(grants, key=lambda grant: (grant.priority, grant.expires_at_us or _NEVER_US, grant.id)))
+
+
 class PolicyState(msgspec.Struct, frozen=True, omit_defaults=True):
     """Written by the mirror. `policy` is the digest of the effective policy; `version` only grows;
     `granted_micro_credits` is cumulative (all grants ever), None when the source knows no credits;
-    `caps` are the contractual caps as the source states them (already compiled into the policy)."""
+    `caps` are the contractual caps as the source states them (already compiled into the policy); `grants` are credits
+    on top of the cumulative ones, in `burn_order`."""
 
     policy: str
     plan: str
@@ -33,6 +45,7 @@ class PolicyState(msgspec.Struct, frozen=True, omit_defaults=True):
     updated_at_us: int
     granted_micro_credits: int | None = None
     caps: dict[str, int] = {}
+    grants: tuple[Grant, ...] = ()
 
 
 class Override(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,13 +6,14 @@ whatever is asked). `scripts/` concatenates the `.lua` files, and a property tes
 
 from __future__ import annotations
 
+from spendgate.limits.concurrency import Concurrency
 from spendgate.limits.credits import Credits, Weight
 from spendgate.limits.per_event import PerEvent
 from spendgate.limits.quota import Quota, Threshold
 from spendgate.limits.rate import Rate
 from spendgate.limits.result import MAX_COUNTER, LimitResult
 
-Limit = Quota | Credits | Rate | PerEvent
+Limit = Quota | Credits | Rate | Concurrency | PerEvent
 """Every limit kind, told apart by its `kind` field when encoded."""
 
 
@@ -23,6 +24,7 @@ def counter_field(limit: Limit) -> str:
 
 __all__ = [
     "MAX_COUNTER",
+    "Concurrency",
     "Credits",
     "Limit",
     "LimitResult",

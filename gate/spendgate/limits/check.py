@@ -18,6 +18,15 @@ class Context(msgspec.Struct, frozen=True):
     granted_micro_credits: int | None
 
 
+class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Credits that end: `micro_credits` in all until `expires_at_us` (0: never), burned in the order of `priority`."""
+
+    id: str
+    micro_credits: int
+    expires_at_us: int = 0
+    priority: int = 0
+
+
 class Check(msgspec.Struct, frozen=True):
     """`result` for the trace; `counter` is the counter's value if the event is debited, None when this limit keeps
     none or the event does not concern it; `crossed` names the thresholds that the debit would cross."""

@@ -35,6 +35,8 @@ class Credits(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
     when_exceeded: Denial = "stop"
     mode: Mode = "enforce"
     unit: str = "micro-credits"
+    match: dict[str, str] = {}
+    outage_allowance: int = 0
 
     def cost_of(self, event: UsageEvent) -> int | None:
         """Micro-credits of `event`; None when a weight is missing. Raises InvalidEvent beyond 9×10^15."""

@@ -24,6 +24,7 @@ class PerEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind"
     field: str | None = None
     when_exceeded: Denial = "stop"
     mode: Mode = "enforce"
+    match: dict[str, str] = {}
 
     def check(self, event: UsageEvent, stored: object, context: Context) -> Check:  # noqa: ARG002
         amount = amount_of(event, self.meters)

@@ -48,6 +48,10 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", t
     thresholds: tuple[Threshold, ...] = ()
     when_exceeded: Denial = "stop"
     mode: Mode = "enforce"
+    match: dict[str, str] = {}
+    per: str | None = None
+    max_values: int = 0
+    outage_allowance: int = 0
 
     def counter_at(self, stored: object, now_us: int) -> tuple[QuotaCounter, tuple[int, int] | None]:
         """The counter of the period that contains `now_us`, and that period."""

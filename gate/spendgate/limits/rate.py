@@ -33,6 +33,9 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", ta
     burst: int
     when_exceeded: Denial = "throttle"
     mode: Mode = "enforce"
+    match: dict[str, str] = {}
+    per: str | None = None
+    max_values: int = 0
 
     def check(self, event: UsageEvent, stored: object, context: Context) -> Check:
         counter = msgspec.convert(stored, RateCounter) if stored is not None else RateCounter()
