@@ -12,6 +12,7 @@ import yaml
 
 from spendgate_daemon.documents import SCHEMA, load_default
 from spendgate_daemon.documents.document import (
+    ConcurrencyRule,
     CreditsRule,
     Defaults,
     Meter,
@@ -20,6 +21,7 @@ from spendgate_daemon.documents.document import (
     PolicyDocument,
     QuotaRule,
     RateRule,
+    Reservations,
 )
 
 DEFINED = SCHEMA["$defs"]
@@ -34,7 +36,9 @@ DEFINED = SCHEMA["$defs"]
         (Plan, DEFINED["plan"]),
         (QuotaRule, DEFINED["quota"]),
         (CreditsRule, DEFINED["credits"]),
+        (Reservations, DEFINED["reservations"]),
         (RateRule, DEFINED["rate"]),
+        (ConcurrencyRule, DEFINED["concurrency"]),
         (PerEventRule, DEFINED["per_event"]),
     ],
 )
@@ -51,7 +55,7 @@ def test_schema_and_values_have_the_same_fields(struct, schema):
 
 def test_the_schema_is_one_and_every_kind_is_reachable():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    assert DEFINED["kind"]["enum"] == ["quota", "credits", "rate", "per_event"]
+    assert DEFINED["kind"]["enum"] == ["quota", "credits", "rate", "concurrency", "per_event"]
     assert [branch["then"]["$ref"] for branch in DEFINED["limit"]["allOf"]] == [
         f"#/$defs/{kind}" for kind in DEFINED["kind"]["enum"]
     ]
