@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -26,15 +26,20 @@ class PolicyBook:
         self._now = now
         self._compiled: dict[tuple[object, ...], EffectivePolicy] = {}
 
-    def compile(self, plan: str, caps: Mapping[str, int]) -> EffectivePolicy:
-        """Raises UnknownPlan."""
-        now = self._now()
-        key = (self.document.digest, plan, tuple(sorted(caps.items())), now.year, now.month)
+    def compile(
+        self, plan: str, caps: Mapping[str, int], *, timezone: str | None = None, anchor_day: int | None = None
+    ) -> EffectivePolicy:
+        """See `compile_policy`, which looks at no more of the time than its UTC month. Raises UnknownPlan, UnknownZone and
+        UnknownBillingDay."""
+        now = self._now().astimezone(UTC)
+        key = (self.document.digest, plan, tuple(sorted(caps.items())), timezone, anchor_day, now.year, now.month)
         policy = self._compiled.get(key)
         if policy is None:
             if len(self._compiled) >= CACHED_POLICIES:
                 self._compiled.clear()
-            policy = self._compiled[key] = compile_policy(self.document, plan, caps, now=now)
+            policy = self._compiled[key] = compile_policy(
+                self.document, plan, caps, now=now, timezone=timezone, anchor_day=anchor_day
+            )
         return policy
 
     def compile_default(self) -> EffectivePolicy:
