@@ -59,6 +59,11 @@ def test_the_default_document_compiles_to_every_kind_of_limit():
     assert all(decode_policy(policy.encode()) == policy for policy in policies.values())
 
 
+def test_what_the_default_document_only_names_in_a_comment_is_good_too():
+    growth = load_document(DEFAULT.replace("# max_staleness", "max_staleness")).plans["growth"]
+    assert growth.max_staleness == "15m"
+
+
 def test_the_digest_changes_with_the_content_and_not_with_the_layout_or_the_day():
     document, spaced = load_document(SMALL), load_document(SMALL + "\n# a comment\n")
     assert document.digest == spaced.digest

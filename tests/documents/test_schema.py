@@ -9,7 +9,9 @@ import jsonschema
 import msgspec
 import pytest
 import yaml
+from hypothesis import given, settings
 
+from policy_documents import policy_documents
 from spendgate_daemon.documents import SCHEMA, load_default
 from spendgate_daemon.documents.document import (
     ConcurrencyRule,
@@ -71,6 +73,12 @@ def test_every_property_tells_what_is_expected():
     for name, schema in DEFINED.items():
         assert "description" in schema, name
         visit(schema, name)
+
+
+@settings(deadline=None)
+@given(policy_documents())
+def test_another_validator_accepts_every_document_that_ours_does(document):
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(document.text))
 
 
 def test_another_validator_accepts_the_default_document():

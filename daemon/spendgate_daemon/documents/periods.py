@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import calendar
+import functools
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, get_args
 from zoneinfo import ZoneInfo
@@ -82,24 +83,31 @@ def window_of(period: Period, now: datetime) -> Window:
     """The window of a customer's period. `now` only decides which periods a calendar table covers."""
     if period.kind == "duration":
         return Window(length_seconds=period.length_seconds, anchor_seconds=period.anchor_seconds)
-    return calendar_window(boundaries_of(period, now))
-
-
-def boundaries_of(period: Period, now: datetime) -> list[int]:
-    """Ascending starts, in Unix seconds, of 64 periods and the end of the last. A day starts at the zone's local
-    midnight; where that does not exist, at the first instant after it. A month starts on its anchor day, or on its last
-    day where it is shorter. A day that a zone skipped altogether (Apia, 2011-12-30) has no period."""
-    tz = ZoneInfo(period.zone)
     utc = now.astimezone(UTC)
+    return _calendar_window(period, utc.year, utc.month)
+
+
+@functools.lru_cache(maxsize=4096)
+def _calendar_window(period: Period, year: int, month: int) -> Window:
+    """Cached: many customers have the same calendar, and a table takes most of the time of compiling."""
+    return calendar_window(boundaries_of(period, year, month))
+
+
+def boundaries_of(period: Period, year: int, month: int) -> list[int]:
+    """The table that is made in a month of UTC: ascending starts, in Unix seconds, of 64 periods and the end of the last.
+    A day starts at the zone's local midnight; where that does not exist, at the first instant after it. A month starts on
+    its anchor day, or on its last day where it is shorter. A day that a zone skipped altogether (Apia, 2011-12-30) has no
+    period."""
+    tz = ZoneInfo(period.zone)
     # The local date may be a day away from the UTC date, and Redis' clock a little behind ours: each table begins early
     # enough for both.
     if period.kind == "month":
         anchor_day = 1 if period.anchor_day == CONTRACT else period.anchor_day
-        first = (utc.year - 1) * 12 + 10  # November of last year: an anchor on the 31st may reach into January
+        first = (year - 1) * 12 + 10  # November of last year: an anchor on the 31st may reach into January
         months = range(first, first + PERIODS_AHEAD + 1)
-        dates = [_anchored(month // 12, month % 12 + 1, anchor_day) for month in months]
+        dates = [_anchored(number // 12, number % 12 + 1, anchor_day) for number in months]
     else:
-        start = datetime(utc.year, utc.month, 1)  # noqa: DTZ001  (a local date, localised below)
+        start = datetime(year, month, 1)  # noqa: DTZ001  (a local date, localised below)
         step, early = timedelta(days=1), timedelta(days=2)
         if period.kind == "week":
             step, early = timedelta(days=7), timedelta(days=7 + (start.weekday() - period.weekday) % 7)
