@@ -108,6 +108,7 @@ def test_what_is_null_or_at_an_edge_is_taken(api):
         {"timezone": None, "billing_anchor_day": None, "grants": []},
         {"billing_anchor_day": 31, "grants": grants(*[None] * MAX_GRANTS)},
         {"grants": grants({"credits": 0, "priority": -1000}, {"expires_at": "1970-01-01T00:00:01Z", "priority": 1000})},
+        {"grants": grants({"expires_at": "2200-01-01T00:00:00Z"})},
         {"grants": grants({"credits": 9 * 10**9 - 1}), "credits_granted_total": 1},
     ]
     for terms in edges:

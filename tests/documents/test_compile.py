@@ -102,6 +102,35 @@ def test_a_wallets_allowance_is_in_micro_credits():
     assert made.outage_allowance == 12_000_000
 
 
+@pytest.mark.parametrize(("fallback", "weights"), [("deny", [7]), ("5", [7, 5])])
+def test_a_model_without_a_weight_costs_what_the_document_says(fallback, weights):
+    defaults = f"defaults: {{model_without_weight: {fallback}}}\n"
+    made = one("kind: credits, id: x, weights: {runs: {gpt-5: 7}}", plan=defaults)
+    assert [weight.micro_credits for weight in made.weights] == weights
+    assert len(one("kind: credits, id: x, weights: {runs: {'*': 7}}", plan=defaults).weights) == 1
+
+
+def test_a_bound_of_a_field_has_the_unit_of_the_field_where_it_is_known():
+    bound = "kind: per_event, id: x, meter: runs, max: 3"
+    assert [one(f"{bound}{field}").unit for field in ("", ", field: context_window", ", field: images")] == [
+        "run",
+        "token",
+        "run",
+    ]
+
+
+def test_thresholds_of_a_contract_stay_in_the_range_of_exact_integers():
+    limit = f"{CONTRACT}, overage: bill, thresholds: [50, 1000]"
+    names = [threshold.name for threshold in one(limit, caps={"runs": 10**15}).thresholds]
+    assert names == ["50%", "overage"]
+    assert [(t.name, t.at) for t in one(limit, caps={"runs": 7}).thresholds] == [
+        ("50%", 4),
+        ("1000%", 70),
+        ("overage", 8),
+    ]
+    assert one(CONTRACT + ", overage: bill", caps={"runs": 9 * 10**15}).thresholds[-1].at == 9 * 10**15 + 1
+
+
 @pytest.mark.parametrize(
     ("stated", "terms"),
     [

@@ -347,7 +347,9 @@ def test_terms_of_a_plan_are_held_to_each_other(plan, field, words):
         "reservations: {lifetime: 2h}",
         "reservations: {max_lifetime: 10s}",
         "reservations: {}",
+        "reservations: {max_lifetime: 30d}",
         "max_staleness: 1s",
+        "max_staleness: 30d",
         "outage_allowance: 0%",
     ],
 )

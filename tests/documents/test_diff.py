@@ -107,6 +107,27 @@ def test_a_changed_limit_is_told_in_one_line_and_back_again_the_other_way(old, n
         assert (effect in line) is (opposite in back)
 
 
+def test_a_rate_and_a_burst_that_is_stated_are_told_as_both():
+    lines = told(document(RATE), document(f"{RATE.replace('60/min', '90/min')}, burst: 200"))
+    assert lines == [", limit x: rate 60/min -> 90/min (looser)", ", limit x: burst 60 -> 200 (looser)"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("1%", "2%", "outage_allowance 1% -> 2% (looser)"),
+        ("70", "50", "outage_allowance 70 -> 50 (tighter)"),
+        ("0", "50", "outage_allowance added: 50 (looser)"),
+        ("0%", "2%", "outage_allowance added: 2% (looser)"),
+        ("50", "2%", "outage_allowance 50 -> 2%"),
+    ],
+)
+def test_allowances_of_a_contractual_cap_are_compared_where_they_can_be(old, new, line):
+    contractual = QUOTA.replace("100000", "contract")
+    versions = [document(f"{contractual}, outage_allowance: {stated}") for stated in (old, new)]
+    assert told(*versions) == [f", limit x: {line}"]
+
+
 def test_a_faster_rate_with_a_smaller_burst_is_told_as_both():
     lines = told(document(RATE), document(RATE.replace("60/min", "2/s")))
     assert lines == [", limit x: rate 60/min -> 2/s (looser)", ", limit x: burst 60 -> 2 (tighter)"]

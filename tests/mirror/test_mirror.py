@@ -16,7 +16,7 @@ from spendgate.limits.check import Grant
 from spendgate_daemon.documents import load_document
 from spendgate_daemon.mirror.apply import Applier, CustomerTerms
 from spendgate_daemon.mirror.customers_file import CustomersFile
-from spendgate_daemon.mirror.policy_book import DocumentFile, PolicyBook
+from spendgate_daemon.mirror.policy_book import DocumentFile, PolicyBook, stored_document
 from spendgate_daemon.mirror.poll import Poll
 from spendgate_daemon.mirror.totals import UsageTotals
 from spendgate_daemon.sandbox import create_sandbox
@@ -242,6 +242,11 @@ def test_a_usagebox_that_is_away_stops_nobody(world, run, control, gate):
     run(away.aclose())
     assert world.decide(1).allowed
     assert "UsageBoxUnavailable" in world.store.cursors.get("mirror.status")
+
+
+def test_a_stored_document_that_this_version_refuses_is_none(world):
+    world.store.policies.save_document("old", DOCUMENT.replace("period: month", "period: fortnight"), now_us())
+    assert stored_document(world.store) is None
 
 
 def test_a_broken_document_never_replaces_a_good_one(world, tmp_path):

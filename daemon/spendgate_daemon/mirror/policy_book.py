@@ -76,6 +76,13 @@ class DocumentFile:
 
 
 def stored_document(store: Store) -> PolicyDocument | None:
-    """The document that the daemon put in force last."""
+    """The document that the daemon put in force last. None before the first one, and for one that an older version took
+    and this one refuses: the daemon has to put another one in force."""
     text = store.policies.current_document()
-    return load_document(text, "the stored policy document") if text is not None else None
+    if text is None:
+        return None
+    try:
+        return load_document(text, "the stored policy document")
+    except DocumentError as exc:
+        _log.error("stored policy document refused", error=str(exc))
+        return None
