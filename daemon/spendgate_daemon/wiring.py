@@ -18,8 +18,9 @@ from spendgate_daemon.documents import PolicyDocument, load_default, load_docume
 from spendgate_daemon.jobs import Job
 from spendgate_daemon.metrics import OUTBOX_ENTRIES
 from spendgate_daemon.mirror.apply import Applier
+from spendgate_daemon.mirror.customers_file import CustomersFile
 from spendgate_daemon.mirror.policy_book import DocumentFile, PolicyBook
-from spendgate_daemon.mirror.poll import CustomersFile, Poll
+from spendgate_daemon.mirror.poll import Poll
 from spendgate_daemon.mirror.totals import UsageTotals
 from spendgate_daemon.mirror.webhooks import WebhookReceiver
 from spendgate_daemon.redis_checks import refuse_eviction

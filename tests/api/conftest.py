@@ -42,6 +42,7 @@ plans:
   prepaid:
     limits:
       - {kind: credits, id: wallet, weights: {tokens: {"*": 1000000}}}
+      - {kind: quota, id: gpu-month, meter: gpu.seconds, cap: 99, period: month, anchor_day: contract, timezone: contract}
 """
 
 

@@ -13,7 +13,20 @@ def test_a_good_file_is_described_limit_by_limit():
     report, code = check_file(str(DEFAULT))
     assert code == 0
     assert "good" in report
-    assert "output-month: the contractual cap of tokens.output per month, overage billed, then stop" in report
+    assert "runs-month: 10,000 of ai_agent_run per month, then stop, told at 80%, 95%" in report
+    assert (
+        "output-month: the contractual cap of tokens.output per month from the customer's billing day in the customer's "
+        "time zone, overage billed, told at 80%, 100%" in report
+    ), "what is billed never stops"
+    assert "agent-day: 200,000 of ai_agent_run per day, for each agent_id (at most 500), then stop" in report
+    assert "opus-rate: 1500000/min of tokens.*, where model is claude-opus-*, then throttle" in report
+    assert "runs-open: at most 100 runs open at once, then throttle" in report
+    assert (
+        "wallet: credits for tokens.input, tokens.output, gpu.seconds, then stop, floor 1, in an outage 50 credits"
+        in report
+    )
+    assert "outage allowance 1% of each cap" in report
+    assert "held 5m, at most 1h, grace 30s, released at the deadline, a larger commit goes over" in report
     assert "context: context_window at most 8,000 in one event, then stop" in report
     assert "output-day: 20,000,000 of tokens.output per day, then stop (shadow)" in report
 

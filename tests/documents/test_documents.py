@@ -12,12 +12,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spendgate.limits import Credits, PerEvent, Quota, Rate
+from spendgate.limits import Concurrency, Credits, PerEvent, Quota, Rate
 from spendgate.policy import decode_policy
 from spendgate_daemon.documents import DocumentError, compile_default, compile_policy, load_document
 from spendgate_daemon.documents.compile import UnknownPlan
 from spendgate_daemon.documents.load import SCHEMA
-from spendgate_daemon.documents.periods import parse_rate
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DEFAULT = files("spendgate_daemon.documents").joinpath("default.yaml").read_text(encoding="utf-8")
@@ -52,12 +51,17 @@ def test_the_default_document_compiles_to_every_kind_of_limit():
     assert list(document.plans) == ["free", "starter", "growth", "enterprise"]
     policies = {plan: compile_policy(document, plan, {"tokens.output": 5000}, now=NOW) for plan in document.plans}
     kinds = {type(limit) for policy in policies.values() for limit in policy.limits}
-    assert kinds == {Quota, Credits, Rate, PerEvent}
+    assert kinds == {Quota, Credits, Rate, Concurrency, PerEvent}
     growth = policies["growth"].limits[0]
     assert (growth.cap, growth.hard_cap) == (5000, None)
     assert [(t.name, t.at) for t in growth.thresholds] == [("80%", 4000), ("100%", 5000), ("overage", 5001)]
     assert policies["free"].limits[2].meters == ("tokens.input", "tokens.output")
     assert all(decode_policy(policy.encode()) == policy for policy in policies.values())
+
+
+def test_what_the_default_document_only_names_in_a_comment_is_good_too():
+    growth = load_document(DEFAULT.replace("# max_staleness", "max_staleness")).plans["growth"]
+    assert growth.max_staleness == "15m"
 
 
 def test_the_digest_changes_with_the_content_and_not_with_the_layout_or_the_day():
@@ -79,10 +83,10 @@ def test_the_digest_changes_with_the_content_and_not_with_the_layout_or_the_day(
         (SMALL.replace("version: 1", "version: 1.0"), 1, "version", "1, the version"),
         (SMALL + "extra: 1\n", 10, "extra", "unknown field"),
         (
-            small_with("{kind: concurrency, id: x, max: 3}"),
+            small_with("{kind: seats, id: x, max: 3}"),
             9,
             "plans.basic.limits[0].kind",
-            "quota, credits, rate or per_event",
+            "quota, credits, rate, concurrency or per_event",
         ),
         (
             small_with("{kind: quota, id: x, meter: runs, cap: -1, period: day}"),
@@ -100,7 +104,13 @@ def test_the_digest_changes_with_the_content_and_not_with_the_layout_or_the_day(
             small_with("{kind: quota, id: x, meter: runs, cap: 1, period: day, match: {}}"),
             9,
             "plans.basic.limits[0].match",
-            "unknown field",
+            "1 to 8 metadata fields",
+        ),
+        (
+            small_with('{kind: quota, id: "x\\n", meter: runs, cap: 1, period: day}'),
+            9,
+            "plans.basic.limits[0].id",
+            "small letter",
         ),
         (
             small_with("{kind: quota, id: X!, meter: runs, cap: 1, period: day}"),
@@ -195,12 +205,6 @@ def test_the_most_specific_weight_counts():
     )
     wallet = compile_policy(load_document(text), "basic", {}, now=NOW).limits[0]
     assert [weight.model for weight in wallet.weights] == ["claude-x", "claude-opus-*", "claude-*", "*"]
-
-
-def test_rates_are_in_lowest_terms():
-    assert parse_rate("100000/min") == (1, 600, 100_000)
-    assert parse_rate("1/day") == (1, 86_400_000_000, 1)
-    assert parse_rate("0/min") is None
 
 
 VALUES = st.one_of(

@@ -9,9 +9,12 @@ import jsonschema
 import msgspec
 import pytest
 import yaml
+from hypothesis import given, settings
 
+from policy_documents import policy_documents
 from spendgate_daemon.documents import SCHEMA, load_default
 from spendgate_daemon.documents.document import (
+    ConcurrencyRule,
     CreditsRule,
     Defaults,
     Meter,
@@ -20,6 +23,7 @@ from spendgate_daemon.documents.document import (
     PolicyDocument,
     QuotaRule,
     RateRule,
+    Reservations,
 )
 
 DEFINED = SCHEMA["$defs"]
@@ -34,7 +38,9 @@ DEFINED = SCHEMA["$defs"]
         (Plan, DEFINED["plan"]),
         (QuotaRule, DEFINED["quota"]),
         (CreditsRule, DEFINED["credits"]),
+        (Reservations, DEFINED["reservations"]),
         (RateRule, DEFINED["rate"]),
+        (ConcurrencyRule, DEFINED["concurrency"]),
         (PerEventRule, DEFINED["per_event"]),
     ],
 )
@@ -51,7 +57,7 @@ def test_schema_and_values_have_the_same_fields(struct, schema):
 
 def test_the_schema_is_one_and_every_kind_is_reachable():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    assert DEFINED["kind"]["enum"] == ["quota", "credits", "rate", "per_event"]
+    assert DEFINED["kind"]["enum"] == ["quota", "credits", "rate", "concurrency", "per_event"]
     assert [branch["then"]["$ref"] for branch in DEFINED["limit"]["allOf"]] == [
         f"#/$defs/{kind}" for kind in DEFINED["kind"]["enum"]
     ]
@@ -67,6 +73,12 @@ def test_every_property_tells_what_is_expected():
     for name, schema in DEFINED.items():
         assert "description" in schema, name
         visit(schema, name)
+
+
+@settings(deadline=None)
+@given(policy_documents())
+def test_another_validator_accepts_every_document_that_ours_does(document):
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(document.text))
 
 
 def test_another_validator_accepts_the_default_document():

@@ -6,15 +6,18 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import msgspec
 import pytest
 
 from serving import serve
 from spendgate.errors import SpendgateError
 from spendgate.keys import PARTITIONS
+from spendgate.limits.check import Grant
 from spendgate_daemon.documents import load_document
 from spendgate_daemon.mirror.apply import Applier, CustomerTerms
-from spendgate_daemon.mirror.policy_book import DocumentFile, PolicyBook
-from spendgate_daemon.mirror.poll import CustomersFile, Poll
+from spendgate_daemon.mirror.customers_file import CustomersFile
+from spendgate_daemon.mirror.policy_book import DocumentFile, PolicyBook, stored_document
+from spendgate_daemon.mirror.poll import Poll
 from spendgate_daemon.mirror.totals import UsageTotals
 from spendgate_daemon.sandbox import create_sandbox
 from spendgate_daemon.store import Store
@@ -29,6 +32,10 @@ plans:
   prepaid:
     limits:
       - {kind: credits, id: wallet, weights: {tokens: {"big-*": 2000000, "*": 1000000}}}
+"""
+LOCAL = """  local:
+    limits:
+      - {{kind: quota, id: month, meter: tokens, cap: {cap}, period: month, anchor_day: contract, timezone: contract}}
 """
 
 
@@ -113,6 +120,48 @@ def test_an_older_version_is_passed_over(world):
     assert world.snapshot().policy.limits[0].cap == 9
 
 
+def test_a_contract_of_no_zone_and_no_day_leaves_what_was_in_force(world):
+    good = CustomerTerms(customer_id="acme", name="Acme", plan="basic", caps={"tokens": 9}, timezone="Asia/Tokyo")
+    assert world.run(world.applier.apply("usagebox", [good])) == 1
+    for bad in ({"timezone": "Mars/Base"}, {"billing_anchor_day": 32}, {"grants": (Grant("g", 10**16),)}):
+        terms = msgspec.structs.replace(good, caps={"tokens": 1}, **bad)
+        assert world.run(world.applier.apply("usagebox", [terms])) == 0
+    assert world.snapshot().policy.limits[0].cap == 9
+
+
+def test_a_contract_survives_a_recompile_of_its_document(world):
+    terms = CustomerTerms(
+        customer_id="acme", name="Acme", plan="local", timezone="Asia/Tokyo", billing_anchor_day=15,
+        grants=(Grant("b", 5), Grant("a", 5)),
+    )  # fmt: skip
+    world.book.replace(load_document(DOCUMENT + LOCAL.format(cap=7)))
+    assert world.run(world.applier.apply("admin", [terms])) == 1
+    assert world.run(world.applier.apply("admin", [msgspec.structs.replace(terms, grants=terms.grants[::-1])])) == 0
+    window = world.snapshot().policy.limits[0].window
+    world.book.replace(load_document(DOCUMENT + LOCAL.format(cap=8)))
+    assert world.run(world.applier.recompile()) == 1
+    snapshot = world.snapshot()
+    assert (snapshot.policy.limits[0].cap, snapshot.policy.limits[0].window) == (8, window)
+    assert snapshot.policy.timezone == "Asia/Tokyo"
+    assert snapshot.state.grants == (Grant("a", 5), Grant("b", 5))
+
+
+def test_usage_outside_the_gate_is_no_part_of_a_limit_of_some_of_the_use(world):
+    parts = """  parts:
+    limits:
+      - {kind: quota, id: all, meter: tokens, cap: 1000, period: month}
+      - {kind: quota, id: some, meter: tokens, cap: 1000, period: month, match: {region: eu}}
+      - {kind: quota, id: each, meter: tokens, cap: 1000, period: month, per: agent_id}
+"""
+    world.book.replace(load_document(DOCUMENT + parts))
+    world.put(plan="parts")
+    world.run(world.poll.poll_once())
+    world.used_elsewhere(600)
+    world.person.post("/sandbox/v1/rollups/rebuild")
+    world.run(world.totals.read_once())
+    assert {line.id: line.external for line in world.snapshot().limits()} == {"all": 600, "some": 0, "each": 0}
+
+
 def test_sources_have_an_order(world, tmp_path):
     file = tmp_path / "customers.yaml"
     file.write_text("customers: {acme: {plan: basic, caps: {tokens: 1}}}\n")
@@ -193,6 +242,11 @@ def test_a_usagebox_that_is_away_stops_nobody(world, run, control, gate):
     run(away.aclose())
     assert world.decide(1).allowed
     assert "UsageBoxUnavailable" in world.store.cursors.get("mirror.status")
+
+
+def test_a_stored_document_that_this_version_refuses_is_none(world):
+    world.store.policies.save_document("old", DOCUMENT.replace("period: month", "period: fortnight"), now_us())
+    assert stored_document(world.store) is None
 
 
 def test_a_broken_document_never_replaces_a_good_one(world, tmp_path):

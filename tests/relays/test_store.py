@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import threading
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from alembic import command
 
+from spendgate.limits.check import Grant
 from spendgate_daemon.relays.store_relay import RELAY_LOCK
-from spendgate_daemon.store.customers import Customer
+from spendgate_daemon.store.customers import Customer, Customers
 from spendgate_daemon.store.database import Database
 from spendgate_daemon.store.schema import decisions, deliveries
 from spendgate_daemon.store.usage import HOUR_SECONDS, MAX_POINTS, MINUTE_SECONDS
@@ -138,6 +140,42 @@ def test_a_name_that_postgresql_cannot_hold_stops_nobody(store):
     fields = {"plan": "p", "status": "active", "version": 1, "source": "usagebox", "policy_digest": "x"}
     store.customers.save([Customer(customer_id="acme", name="Ac\x00me", updated_at_us=1, **fields)])
     assert store.customers.get("acme").customer.name == "Acme"
+
+
+def test_what_a_contract_says_comes_back_as_it_was(store):
+    fields = {
+        "plan": "p",
+        "status": "active",
+        "version": 1,
+        "source": "admin",
+        "policy_digest": "x",
+        "updated_at_us": 1,
+    }
+    grants = (Grant("a", 9 * 10**15, 7_258_118_400_000_000, -5), Grant("é\x1f", 0))
+    customer = Customer(
+        customer_id="acme", name="Acme", timezone="Asia/Tokyo", billing_anchor_day=31, grants=grants, **fields
+    )
+    store.customers.save([customer, Customer(customer_id="plain", name="Plain", **fields)])
+    assert store.customers.get("acme").customer == customer
+    plain = store.customers.get("plain").customer
+    assert (plain.timezone, plain.billing_anchor_day, plain.grants) == (None, None, ())
+    store.customers.save([msgspec.structs.replace(customer, timezone=None, grants=())])
+    assert store.customers.get("acme").customer.grants == ()
+
+
+def test_customers_of_an_older_version_have_no_contract_terms(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+    with database.writing() as connection:
+        command.upgrade(database._alembic(connection), "0002")
+        connection.exec_driver_sql(
+            "INSERT INTO customers (customer_id, name, plan, status, caps, version, source, policy_digest, updated_at_us) "
+            "VALUES ('acme', 'Acme', 'p', 'active', '{\"tokens\": 5}', 3, 'usagebox', 'x', 7)"
+        )
+    database.migrate()
+    customer = Customers(database).get("acme").customer
+    assert (customer.caps, customer.version) == ({"tokens": 5}, 3)
+    assert (customer.timezone, customer.billing_anchor_day, customer.grants) == (None, None, ())
+    database.close()
 
 
 def test_deliveries_made_before_the_running_total_are_in_it(tmp_path):

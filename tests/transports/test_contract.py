@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from spendgate import ScriptFailed
-from spendgate.script import Script
+from spendgate.script import script_of
 from transport_scripts import ARGUMENTS, ECHO, FAIL, INCREMENT, NOTHING, REPLIES, SET, SIZE, WRITE_THEN_FAIL
 
 
@@ -51,13 +51,13 @@ def test_big_and_small_calls_mix(driver):
 
 
 def test_a_script_that_redis_has_never_seen_runs_once(driver, key):
-    unseen = Script("unseen", f"{INCREMENT.source} -- {key}")
+    unseen = script_of("unseen", f"{INCREMENT.source} -- {key}")
     assert driver.run(unseen, key) == 1
     assert driver.run(unseen, key) == 2
 
 
 def test_callers_that_meet_an_unseen_script_together_all_run_it_once(driver, key):
-    unseen = Script("unseen", f"{INCREMENT.source} -- {key}")
+    unseen = script_of("unseen", f"{INCREMENT.source} -- {key}")
     assert sorted(driver.gather([(unseen, key, [])] * 100)) == list(range(1, 101))
 
 
@@ -71,7 +71,7 @@ def test_an_error_inside_of_a_script_is_the_callers_and_nobody_elses(driver, key
 
 
 def test_a_key_of_another_type_is_an_error(driver, key):
-    driver.run(Script("push", "return redis.call('RPUSH', KEYS[1], 'x')"), key)
+    driver.run(script_of("push", "return redis.call('RPUSH', KEYS[1], 'x')"), key)
     with pytest.raises(ScriptFailed, match="WRONGTYPE"):
         driver.get(key)
 

@@ -14,7 +14,7 @@ from clusters import until
 from proxy import Proxy, proxied
 from redis_servers import free_port, start_redis, stop
 from spendgate import GateUnavailable
-from spendgate.script import Script
+from spendgate.script import script_of
 from spendgate.transports.threaded.connection import IDLE_SECONDS
 from transport_scripts import ECHO, INCREMENT, MANY, SIZE
 
@@ -67,7 +67,7 @@ def test_the_deadline_of_a_script_that_is_not_known_yet_is_the_same(drive, proxy
     driver = drive(url, TIMEOUT_SECONDS)
     driver.run(ECHO, arguments=["before"])
     proxy.replies.delay(TIMEOUT_SECONDS * 2 / 3)
-    unseen = Script("unseen", f"return 1 -- {uuid.uuid4()}")
+    unseen = script_of("unseen", f"return 1 -- {uuid.uuid4()}")
     started = time.monotonic()
     assert unavailable(lambda: driver.run(unseen)).executed == "unknown"
     assert TIMEOUT_SECONDS <= time.monotonic() - started + 0.001 < TIMEOUT_SECONDS + LATE_SECONDS

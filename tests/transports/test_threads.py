@@ -81,10 +81,10 @@ def test_an_interrupted_call_leaves_no_reply_behind(server, proxy):
 
 FORKED = """
 import asyncio, os, sys
-from spendgate.script import Script
+from spendgate.script import script_of
 from spendgate.transports import connect, connect_sync
 
-ECHO = Script("echo", "return ARGV[1]")
+ECHO = script_of("echo", "return ARGV[1]")
 blocking, multiplexed = connect_sync(sys.argv[1], 10), connect(sys.argv[1], 10)
 
 def ask(number):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from spendgate_daemon.documents import check_file
+from spendgate_daemon.documents import check_file, diff_files
 
 app = App(name="policy", help="Work with policy documents.")
 
@@ -21,5 +21,22 @@ def check(file: Path) -> int:
         The document.
     """
     report, code = check_file(file)
+    print(report)
+    return code
+
+
+@app.command
+def diff(old: Path, new: Path) -> int:
+    """Tell what changed in meaning between two policy documents, and what got tighter or looser. Exit code 0 nothing, 1
+    something, 2 a document can't be read or has faults.
+
+    Parameters
+    ----------
+    old
+        The document that is in force.
+    new
+        The one that is to replace it.
+    """
+    report, code = diff_files(old, new)
     print(report)
     return code

@@ -1,51 +1,61 @@
-"""Document, plan and contractual caps → effective policy. Pure: the same input gives the same digest."""
+"""Document, plan and contract → effective policy. Pure: the same input gives the same digest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any, TypeVar
 
-from spendgate.limits import Credits, Limit, PerEvent, Quota, Rate, Threshold, Weight
-from spendgate.policy import EffectivePolicy
-from spendgate_daemon.documents.document import (
-    BillUpTo,
-    CreditsRule,
-    PerEventRule,
-    PolicyDocument,
-    QuotaRule,
-    RateRule,
-    Rule,
-)
-from spendgate_daemon.documents.errors import PolicyError
-from spendgate_daemon.documents.periods import parse_rate, window_of
-from spendgate_daemon.documents.semantics import MAX_COUNTER, meters_of
+import msgspec
 
-MICRO_CREDITS = 1_000_000
+from spendgate.policy import EffectivePolicy, ReservationTerms
+from spendgate_daemon.documents.compile_limits import Contract, compile_limit
+from spendgate_daemon.documents.document import Plan, PolicyDocument
+from spendgate_daemon.documents.errors import UnknownBillingDay, UnknownPlan, UnknownZone
+from spendgate_daemon.documents.notation import is_zone, parse_duration_seconds
+from spendgate_daemon.documents.reservations import reservation_terms
 
+__all__ = ["UnknownPlan", "compile_default", "compile_policy"]
 
-class UnknownPlan(PolicyError):
-    """The document has no plan of this name."""
+T = TypeVar("T", bound=msgspec.Struct)
 
-    def __init__(self, plan: str, known: Sequence[str]) -> None:
-        super().__init__(f"the policy document has no plan {plan!r}; it has {', '.join(known)}")
-        self.plan = plan
+_US = 1_000_000
 
 
-def compile_policy(document: PolicyDocument, plan: str, caps: Mapping[str, int], *, now: datetime) -> EffectivePolicy:
-    """The policy of a customer on `plan` with contractual `caps` (meter → units). `now` chooses which periods the
-    calendar tables cover. Raises UnknownPlan."""
+def compile_policy(
+    document: PolicyDocument,
+    plan: str,
+    caps: Mapping[str, int],
+    *,
+    now: datetime,
+    timezone: str | None = None,
+    anchor_day: int | None = None,
+) -> EffectivePolicy:
+    """The policy of a customer on `plan` whose contract has `caps` (meter → units), an IANA zone and a billing day (1 to
+    31); None where it states none. Of `now` only the UTC month counts: it chooses which periods the calendar tables
+    cover. Raises UnknownPlan, UnknownZone and UnknownBillingDay."""
     if plan not in document.plans:
         raise UnknownPlan(plan, tuple(document.plans))
+    if timezone is not None and not is_zone(timezone):
+        raise UnknownZone(timezone)
+    if anchor_day is not None and not 1 <= anchor_day <= 31:
+        raise UnknownBillingDay(anchor_day)
+    zone = document.timezone if timezone is None else timezone
+    contract = Contract(caps, zone, 1 if anchor_day is None else anchor_day)
     rules = document.plans[plan]
-    limits = (_limit(document, rule, caps, now) for rule in rules.limits)
-    return EffectivePolicy(
+    limits = (compile_limit(document, rules, rule, contract, now) for rule in rules.limits)
+    policy = EffectivePolicy(
         document=document.digest,
         plan=plan,
-        meters={name: meter.unit for name, meter in document.meters.items()},
-        limits=tuple(limit for limit in limits if limit is not None),
+        meters=_units(document),
+        limits=tuple(_canonical(limit) for limit in limits if limit is not None),
         models=rules.models,
-        timezone=document.timezone,
+        timezone=zone,
+        reservations=_canonical(reservation_terms(rules.reservations)),
+        max_staleness_us=_max_staleness_us(rules),
     )
+    return _canonical(policy)
 
 
 def compile_default(document: PolicyDocument, *, now: datetime) -> EffectivePolicy:
@@ -53,103 +63,36 @@ def compile_default(document: PolicyDocument, *, now: datetime) -> EffectivePoli
     unknown = document.defaults.unknown_customer
     if unknown != "deny":
         return compile_policy(document, unknown, {}, now=now)
-    return EffectivePolicy(
+    policy = EffectivePolicy(
         document=document.digest,
         plan="unknown",
-        meters={name: meter.unit for name, meter in document.meters.items()},
+        meters=_units(document),
         limits=(),
         deny_unknown=True,
         timezone=document.timezone,
+        reservations=ReservationTerms(),
     )
+    return _canonical(policy)
 
 
-def _limit(document: PolicyDocument, rule: Rule, caps: Mapping[str, int], now: datetime) -> Limit | None:
-    if isinstance(rule, QuotaRule):
-        return _quota(document, rule, caps, now)
-    if isinstance(rule, CreditsRule):
-        return _credits(document, rule)
-    if isinstance(rule, RateRule):
-        return _rate(document, rule)
-    return _per_event(document, rule)
+def _units(document: PolicyDocument) -> dict[str, str]:
+    return {name: meter.unit for name, meter in document.meters.items()}
 
 
-def _quota(document: PolicyDocument, rule: QuotaRule, caps: Mapping[str, int], now: datetime) -> Quota | None:
-    """None for a contractual cap that is missing and, as the document says, unlimited."""
-    meters = meters_of(document, rule.meter)
-    if rule.cap == "contract":
-        given = caps.get(meters[0], document.defaults.missing_contractual_cap)
-        if given == "unlimited":
-            return None
-        cap = 0 if given == "deny" else max(0, min(given, MAX_COUNTER))
-    else:
-        cap = rule.cap
-    hard_cap: int | None = cap
-    thresholds = [Threshold(f"{percent}%", -(-cap * percent // 100)) for percent in rule.thresholds]
-    if rule.overage != "block":
-        hard_cap = min(cap + rule.overage.bill_up_to, MAX_COUNTER) if isinstance(rule.overage, BillUpTo) else None
-        thresholds.append(Threshold("overage", cap + 1))
-    return Quota(
-        id=rule.id,
-        meters=meters,
-        unit=document.meters[meters[0]].unit,
-        period=rule.period,
-        window=window_of(rule.period, rule.anchor_day, rule.timezone or document.timezone, now),
-        cap=cap,
-        hard_cap=hard_cap,
-        floor=min(rule.floor, cap),
-        thresholds=tuple(thresholds),
-        when_exceeded=rule.when_exceeded,
-        mode=rule.mode,
-    )
+def _max_staleness_us(plan: Plan) -> int | None:
+    seconds = parse_duration_seconds(plan.max_staleness) if plan.max_staleness is not None else None
+    return seconds * _US if seconds is not None else None
 
 
-def _credits(document: PolicyDocument, rule: CreditsRule) -> Credits:
-    fallback = document.defaults.model_without_weight
-    weights = []
-    for meter, by_model in sorted(rule.weights.items()):
-        # Literal names before prefixes, longer prefixes before shorter: the most specific pattern counts.
-        patterns = sorted(by_model, key=lambda pattern: (pattern.endswith("*"), -len(pattern), pattern))
-        weights += [Weight(meter, pattern, by_model[pattern]) for pattern in patterns]
-        if fallback != "deny" and "*" not in by_model:
-            weights.append(Weight(meter, "*", fallback))
-    return Credits(
-        id=rule.id,
-        meters=tuple(sorted(rule.weights)),
-        weights=tuple(weights),
-        floor=rule.floor * MICRO_CREDITS,
-        granted_when_unknown=document.defaults.missing_credits * MICRO_CREDITS,
-        when_exceeded=rule.when_exceeded,
-        mode=rule.mode,
-    )
+def _canonical(value: T) -> T:
+    """The same value with the default itself wherever a field only equals it: the encoder tells a default by identity,
+    and equal policies must have one digest."""
+    defaults = _defaults(type(value))
+    shared = {name: default for name, default in defaults.items() if getattr(value, name) == default}
+    return msgspec.structs.replace(value, **shared) if shared else value
 
 
-def _rate(document: PolicyDocument, rule: RateRule) -> Rate:
-    parsed = parse_rate(rule.rate)
-    if parsed is None:
-        raise ValueError(f"{rule.rate!r} passed the checks and is no rate")
-    units, per_us, number = parsed
-    meters = meters_of(document, rule.meter)
-    return Rate(
-        id=rule.id,
-        meters=meters,
-        unit=document.meters[meters[0]].unit,
-        rate=rule.rate,
-        units=units,
-        per_us=per_us,
-        burst=rule.burst if rule.burst is not None else number,
-        when_exceeded=rule.when_exceeded,
-        mode=rule.mode,
-    )
-
-
-def _per_event(document: PolicyDocument, rule: PerEventRule) -> PerEvent:
-    meters = meters_of(document, rule.meter)
-    return PerEvent(
-        id=rule.id,
-        meters=meters,
-        unit="token" if rule.field == "context_window" else document.meters[meters[0]].unit,
-        max=rule.max,
-        field=rule.field,
-        when_exceeded=rule.when_exceeded,
-        mode=rule.mode,
-    )
+@functools.cache
+def _defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    fields = msgspec.structs.fields(kind)
+    return {field.name: field.default for field in fields if field.default is not msgspec.NODEFAULT}

@@ -1,10 +1,19 @@
-"""A checked policy document, as values. Numbers are whole; what a document leaves out has its default here."""
+"""A checked policy document, as values. Numbers are whole; what a document leaves out has its default here.
+
+Texts such as `5m` or `1%` stay as they were written, so that people are shown their own words; they are known to be good.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+DEFAULT_MAX_VALUES: Final = 1000
+
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+Denial = Literal["stop", "throttle"]
+Mode = Literal["enforce", "shadow"]
 
 
 class Meter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,29 +38,42 @@ class BillUpTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QuotaRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="quota"):
-    """`cap` in units, or `contract` for the customer's cap of the single meter."""
+    """`cap` in units, or `contract` for the customer's cap of the single meter. `anchor_day` (of a month) and `timezone`
+    may be the contract's, too; `timezone` None is the document's. `anchor` is an instant at which a window of a duration
+    starts, None the Unix epoch. `outage_allowance` is units, or a percentage of the cap; None: the plan's.
+    `match`, `per` and `max_values` are the same for every kind: which events count (metadata field → pattern), by which
+    metadata field they are counted apart, and how many different values of it a customer may make in a period."""
 
     id: str
     meter: str
     cap: int | Literal["contract"]
     period: str
-    anchor_day: int = 1
+    anchor_day: int | Literal["contract"] = 1
+    anchor_weekday: Weekday = "monday"
+    anchor: str | None = None
     timezone: str | None = None
     thresholds: tuple[int, ...] = ()
     overage: Literal["block", "bill"] | BillUpTo = "block"
     floor: int = 0
-    when_exceeded: Literal["stop", "throttle"] = "stop"
-    mode: Literal["enforce", "shadow"] = "enforce"
+    match: dict[str, str] = {}
+    per: str | None = None
+    max_values: int = DEFAULT_MAX_VALUES
+    outage_allowance: int | str | None = None
+    when_exceeded: Denial = "stop"
+    mode: Mode = "enforce"
 
 
 class CreditsRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="credits"):
-    """`weights`: meter → model pattern → micro-credits per unit; longer patterns are tried first."""
+    """`weights`: meter → model pattern → micro-credits per unit; longer patterns are tried first. `outage_allowance` in
+    whole credits."""
 
     id: str
     weights: dict[str, dict[str, int]]
     floor: int = 0
-    when_exceeded: Literal["stop", "throttle"] = "stop"
-    mode: Literal["enforce", "shadow"] = "enforce"
+    match: dict[str, str] = {}
+    outage_allowance: int = 0
+    when_exceeded: Denial = "stop"
+    mode: Mode = "enforce"
 
 
 class RateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="rate"):
@@ -61,8 +83,24 @@ class RateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     meter: str
     rate: str
     burst: int | None = None
-    when_exceeded: Literal["stop", "throttle"] = "throttle"
-    mode: Literal["enforce", "shadow"] = "enforce"
+    match: dict[str, str] = {}
+    per: str | None = None
+    max_values: int = DEFAULT_MAX_VALUES
+    when_exceeded: Denial = "throttle"
+    mode: Mode = "enforce"
+
+
+class ConcurrencyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="concurrency"):
+    """At most `max` open reservations that touch the meters."""
+
+    id: str
+    max: int
+    meter: str = "*"
+    match: dict[str, str] = {}
+    per: str | None = None
+    max_values: int = DEFAULT_MAX_VALUES
+    when_exceeded: Denial = "throttle"
+    mode: Mode = "enforce"
 
 
 class PerEventRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="per_event"):
@@ -72,18 +110,36 @@ class PerEventRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
     max: int
     meter: str = "*"
     field: str | None = None
-    when_exceeded: Literal["stop", "throttle"] = "stop"
-    mode: Literal["enforce", "shadow"] = "enforce"
+    match: dict[str, str] = {}
+    when_exceeded: Denial = "stop"
+    mode: Mode = "enforce"
 
 
-Rule = QuotaRule | CreditsRule | RateRule | PerEventRule
+CountedRule = QuotaRule | RateRule | ConcurrencyRule
+"""The kinds that may be counted apart by a metadata field."""
+
+Rule = CountedRule | CreditsRule | PerEventRule
+
+
+class Reservations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Durations. `lifetime` and `max_lifetime` None: 5m and 1h, or as much as the other one asks for."""
+
+    lifetime: str | None = None
+    max_lifetime: str | None = None
+    grace: str | None = None
+    at_deadline: Literal["release", "commit"] = "release"
+    above: Literal["reject", "cap", "overage"] = "overage"
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`models` None: any model."""
+    """`models` None: any model. `max_staleness` None: any age. `outage_allowance` is a percentage of the cap of each quota
+    that states none itself."""
 
     limits: tuple[Rule, ...] = ()
     models: tuple[str, ...] | None = None
+    reservations: Reservations = Reservations()
+    max_staleness: str | None = None
+    outage_allowance: str | None = None
     description: str = ""
 
 

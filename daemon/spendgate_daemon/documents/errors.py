@@ -1,4 +1,5 @@
-"""What is wrong with a document: every fault with its line and field, so that one reading mends them all."""
+"""What is wrong with a document or with the terms it is compiled for: every fault of a document with its line and field, so
+that one reading mends them all."""
 
 from __future__ import annotations
 
@@ -36,3 +37,27 @@ class DocumentError(PolicyError):
         )
         self.name = name
         self.faults = tuple(faults)
+
+
+class UnknownPlan(PolicyError):
+    """The document has no plan of this name."""
+
+    def __init__(self, plan: str, known: Sequence[str]) -> None:
+        super().__init__(f"the policy document has no plan {plan!r}; it has {', '.join(known)}")
+        self.plan = plan
+
+
+class UnknownZone(PolicyError):
+    """The contract's time zone is none."""
+
+    def __init__(self, zone: str) -> None:
+        super().__init__(f"the contract's time zone {zone!r} is no IANA time zone, such as Europe/Berlin")
+        self.zone = zone
+
+
+class UnknownBillingDay(PolicyError):
+    """The contract's billing day is in no month."""
+
+    def __init__(self, day: int) -> None:
+        super().__init__(f"the contract's billing day is {day}; months have days 1 to 31")
+        self.day = day

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
+from pathlib import Path as FilePath
 from typing import Any, Final
 
 import jsonschema
@@ -26,6 +28,12 @@ SCHEMA: Final[dict[str, Any]] = json.loads(
 )
 
 _SHOWN_CHARACTERS = 60
+
+_APART: Final = {
+    "credits": "a wallet is one for the whole customer and can't be counted apart",
+    "per_event": "a single event is bounded for itself, so nothing is counted apart",
+}
+"""Why a kind has neither `per` nor `max_values`."""
 
 
 def load_document(text: str | bytes, name: str = "policy") -> PolicyDocument:
@@ -50,9 +58,16 @@ def load_document(text: str | bytes, name: str = "policy") -> PolicyDocument:
 
     refuse(_shape_faults(value))
     document = msgspec.convert(value, PolicyDocument)
-    refuse(faults_of(document))
+    refuse(faults_of(document, lines))
     canonical = msgspec.json.encode(document, order="deterministic")
     return msgspec.structs.replace(document, digest=hashlib.sha256(canonical).hexdigest()[:32], text=decoded)
+
+
+def load_file(path: FilePath | str) -> PolicyDocument:
+    """Read and check a document. Raises OSError and DocumentError."""
+    with FilePath(path).open("rb") as file:
+        text = file.read(MAX_DOCUMENT_BYTES + 1)
+    return load_document(text, str(path))
 
 
 def load_default() -> PolicyDocument:
@@ -66,8 +81,15 @@ def _is_whole(_checker: object, value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _matches(_validator: object, pattern: str, value: object, _schema: object) -> Iterator[jsonschema.ValidationError]:
+    """All of the text: Python's own `$` lets a final newline pass, and an id with one would be another id."""
+    if isinstance(value, str) and re.fullmatch(pattern, value) is None:
+        yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
+
+
 _Validator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
     jsonschema.Draft202012Validator,
+    validators={"pattern": _matches},
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_whole),
 )
 _validator = _Validator(SCHEMA)
@@ -79,8 +101,7 @@ def _shape_faults(value: Any) -> Iterator[tuple[Path, str]]:
         if error.validator == "additionalProperties":
             for extra in error.instance:
                 if extra not in error.schema.get("properties", {}):
-                    known = ", ".join(error.schema["properties"])
-                    yield (*path, extra), f"unknown field; known here are {known}"
+                    yield (*path, extra), _unknown(extra, error.instance, error.schema)
         elif error.validator == "required":
             missing = [field for field in error.validator_value if field not in error.instance]
             # One error comes per missing field: jsonschema names it only in its message.
@@ -93,6 +114,13 @@ def _shape_faults(value: Any) -> Iterator[tuple[Path, str]]:
             )
         else:
             yield path, f"{_shown(error.instance)} can't be used; expected {_expected(error.schema)}"
+
+
+def _unknown(field: str, instance: dict[str, Any], schema: dict[str, Any]) -> str:
+    kind = instance.get("kind")
+    if field in ("per", "max_values") and isinstance(kind, str) and kind in _APART:
+        return _APART[kind]
+    return f"unknown field; known here are {', '.join(schema['properties'])}"
 
 
 def _expected(schema: dict[str, Any]) -> str:

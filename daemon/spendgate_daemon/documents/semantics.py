@@ -1,123 +1,76 @@
-"""What a schema can't say: references, patterns, and numbers that would leave the range the gate computes in."""
+"""What a schema can't say: references, contradictions, and numbers that leave the range the gate computes in.
+
+Here is what concerns the document and a plan; `limit_faults` holds a limit to itself, `scope_faults` limits to each other.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from spendgate.limits.check import matches
-from spendgate_daemon.documents.document import (
-    BillUpTo,
-    CreditsRule,
-    PerEventRule,
-    PolicyDocument,
-    QuotaRule,
-    RateRule,
-    Rule,
-)
-from spendgate_daemon.documents.periods import CALENDAR_PERIODS, parse_duration_seconds, parse_rate
+from spendgate_daemon.documents.document import Plan, PolicyDocument, QuotaRule, Reservations
+from spendgate_daemon.documents.limit_faults import limit_faults
+from spendgate_daemon.documents.notation import is_zone, parse_duration_seconds
+from spendgate_daemon.documents.scope_faults import scope_faults
 
-MAX_COUNTER: Final = 9 * 10**15
 MAX_LIMITS: Final = 64
+MAX_HELD_SECONDS: Final = 30 * 86_400
+"""For reservations and for the age of the mirror: longer is a slip."""
 
 Path = tuple[str | int, ...]
 Faults = Iterator[tuple[Path, str]]
 
-_PATTERN = re.compile(r"[^*]+\*?|\*")
 
-
-def faults_of(document: PolicyDocument) -> Faults:
-    """Every contradiction in a document whose shape is right, with its path."""
-    if not _is_zone(document.timezone):
+def faults_of(document: PolicyDocument, written: Container[Path]) -> Faults:
+    """Every contradiction in a document whose shape is right, with its path. `written` are the paths that the text has:
+    a default that contradicts something is no fault, the same value written down is."""
+    if not is_zone(document.timezone):
         yield ("timezone",), f"{document.timezone!r} is no IANA time zone"
     unknown = document.defaults.unknown_customer
     if unknown != "deny" and unknown not in document.plans:
         yield ("defaults", "unknown_customer"), f"{unknown!r} is no plan of this document, nor deny"
     for name, plan in document.plans.items():
         path: Path = ("plans", name)
-        for index, pattern in enumerate(plan.models or ()):
-            if not _PATTERN.fullmatch(pattern):
-                yield (*path, "models", index), "a pattern is literal text or a prefix with one final *"
-        if len(plan.limits) > MAX_LIMITS:
-            yield (*path, "limits"), f"a plan has at most {MAX_LIMITS} limits"
+        yield from _plan_faults(plan, path)
+        yield from _reservation_faults(plan.reservations, (*path, "reservations"))
         seen: set[str] = set()
         for index, rule in enumerate(plan.limits):
             at = (*path, "limits", index)
             if rule.id in seen:
                 yield (*at, "id"), f"{rule.id!r} names two limits of plan {name!r}"
             seen.add(rule.id)
-            yield from _rule_faults(document, rule, at)
+            yield from limit_faults(document, plan, rule, at, written)
+        yield from scope_faults(document, plan, (*path, "limits"))
 
 
-def meters_of(document: PolicyDocument, pattern: str) -> tuple[str, ...]:
-    """The document's meters that a pattern names, sorted: the order of keys in a document means nothing."""
-    return tuple(meter for meter in sorted(document.meters) if matches(pattern, meter))
+def _plan_faults(plan: Plan, path: Path) -> Faults:
+    if len(plan.limits) > MAX_LIMITS:
+        yield (*path, "limits"), f"a plan has at most {MAX_LIMITS} limits"
+    if plan.max_staleness is not None:
+        yield from _duration_faults(plan.max_staleness, (*path, "max_staleness"), 1)
+    if plan.outage_allowance is not None and not any(isinstance(rule, QuotaRule) for rule in plan.limits):
+        yield (*path, "outage_allowance"), "this plan has no quota, so there is no cap to take a percentage of"
 
 
-def _rule_faults(document: PolicyDocument, rule: Rule, at: Path) -> Faults:
-    if isinstance(rule, CreditsRule):
-        yield from _credits_faults(document, rule, at)
+def _reservation_faults(rules: Reservations, path: Path) -> Faults:
+    """A left out duration gives way to a stated one, so only two stated ones can contradict each other."""
+    for field, text, minimum in (
+        ("lifetime", rules.lifetime, 1),
+        ("max_lifetime", rules.max_lifetime, 1),
+        ("grace", rules.grace, 0),
+    ):
+        if text is not None:
+            yield from _duration_faults(text, (*path, field), minimum)
+    if rules.max_lifetime is None:
         return
-    meters = meters_of(document, rule.meter) if _PATTERN.fullmatch(rule.meter) else ()
-    if not meters:
-        known = ", ".join(document.meters)
-        yield (*at, "meter"), f"{rule.meter!r} names no meter of this document; known are {known}"
-    units = {document.meters[meter].unit for meter in meters}
-    if len(units) > 1 and not (isinstance(rule, PerEventRule) and rule.field):
-        yield (*at, "meter"), f"{rule.meter!r} adds up different units: {', '.join(sorted(units))}"
-    if isinstance(rule, QuotaRule):
-        yield from _quota_faults(rule, at, meters)
-    if isinstance(rule, RateRule):
-        yield from _rate_faults(rule, at)
+    longest = parse_duration_seconds(rules.max_lifetime)
+    for field, text in (("lifetime", rules.lifetime), ("grace", rules.grace)):
+        seconds = parse_duration_seconds(text) if text is not None else None
+        if longest and seconds is not None and seconds > longest:
+            yield (*path, field), f"the {field} ({text}) is longer than max_lifetime ({rules.max_lifetime})"
 
 
-def _quota_faults(rule: QuotaRule, at: Path, meters: tuple[str, ...]) -> Faults:
-    if rule.cap == "contract" and len(meters) != 1:
-        yield (*at, "cap"), "a contractual cap belongs to one meter; this limit counts several"
-    if rule.period not in CALENDAR_PERIODS and parse_duration_seconds(rule.period) is None:
-        yield (*at, "period"), f"{rule.period!r} is neither month, week, day nor a duration such as 5h or 90m"
-    if rule.timezone is not None and not _is_zone(rule.timezone):
-        yield (*at, "timezone"), f"{rule.timezone!r} is no IANA time zone"
-    if rule.anchor_day != 1 and rule.period != "month":
-        yield (*at, "anchor_day"), "only a month has a billing anchor"
-    if list(rule.thresholds) != sorted(set(rule.thresholds)):
-        yield (*at, "thresholds"), "thresholds ascend and none appears twice"
-    extra = rule.overage.bill_up_to if isinstance(rule.overage, BillUpTo) else 0
-    if isinstance(rule.cap, int):
-        if rule.cap + extra > MAX_COUNTER:
-            yield (*at, "cap"), f"the cap, with what is billed above it, is at most {MAX_COUNTER}"
-        if rule.floor > rule.cap:
-            yield (
-                (*at, "floor"),
-                f"the floor ({rule.floor}) is above the cap ({rule.cap}): this limit would always stop",
-            )
-
-
-def _rate_faults(rule: RateRule, at: Path) -> Faults:
-    rate = parse_rate(rule.rate)
-    if rate is None:
-        yield (*at, "rate"), f"{rule.rate!r} is no rate: units / s, min, h or day, such as 100000/min"
-        return
-    units, per_us, number = rate
-    burst = rule.burst if rule.burst is not None else number
-    if burst * per_us + units > MAX_COUNTER:
-        yield (*at, "burst"), f"a burst of {burst} at {rule.rate} leaves the range of exact integers (9e15)"
-
-
-def _credits_faults(document: PolicyDocument, rule: CreditsRule, at: Path) -> Faults:
-    for meter, weights in rule.weights.items():
-        if meter not in document.meters:
-            yield (*at, "weights", meter), f"{meter!r} is no meter of this document"
-        for pattern in weights:
-            if not _PATTERN.fullmatch(pattern):
-                yield (*at, "weights", meter, pattern), "a pattern is literal text or a prefix with one final *"
-
-
-def _is_zone(name: str) -> bool:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-    return True
+def _duration_faults(text: str, path: Path, minimum: int) -> Faults:
+    seconds = parse_duration_seconds(text)
+    if seconds is None or not minimum <= seconds <= MAX_HELD_SECONDS:
+        yield path, f"{text!r} can't be used; expected a duration from {minimum}s to {MAX_HELD_SECONDS // 86_400}d"

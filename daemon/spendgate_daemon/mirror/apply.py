@@ -10,10 +10,12 @@ import msgspec
 import structlog
 
 from spendgate.control import Control
+from spendgate.limits.check import Grant
+from spendgate.policy import EffectivePolicy
 from spendgate.reasons import MICRO
-from spendgate.state import PolicyState, Status
-from spendgate_daemon.documents.compile import UnknownPlan
-from spendgate_daemon.mirror.metrics import APPLIED, UNKNOWN_PLANS
+from spendgate.state import PolicyState, Status, burn_order
+from spendgate_daemon.documents import UnknownBillingDay, UnknownPlan, UnknownZone
+from spendgate_daemon.mirror.metrics import APPLIED, BAD_CONTRACTS, UNKNOWN_PLANS
 from spendgate_daemon.mirror.policy_book import PolicyBook
 from spendgate_daemon.store import Store
 from spendgate_daemon.store.customers import Customer
@@ -27,7 +29,9 @@ _log = structlog.get_logger("spendgate.mirror.apply")
 
 
 class CustomerTerms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source says of a customer. `version` None: the source has none, and a change makes the next one."""
+    """What a source says of a customer. `version` None: the source has none, and a change makes the next one. `timezone`
+    and `billing_anchor_day` are for limits that ask for the contract's; `grants` are credits on top of the cumulative
+    total."""
 
     customer_id: str
     name: str
@@ -36,6 +40,9 @@ class CustomerTerms(msgspec.Struct, frozen=True, kw_only=True):
     caps: dict[str, int] = {}
     credits_granted_total: int | None = None
     version: int | None = None
+    timezone: str | None = None
+    billing_anchor_day: int | None = None
+    grants: tuple[Grant, ...] = ()
 
 
 class Applier:
@@ -63,8 +70,9 @@ class Applier:
         await self._control.put_default(policy)
 
     async def apply(self, source: str, terms: Sequence[CustomerTerms]) -> int:
-        """Write what a source says; how many customers changed in Redis. Terms of a plan that the document lacks are
-        logged, counted and passed over; so are credits beyond 9×10^9. The customer keeps what was in force."""
+        """Write what a source says; how many customers changed in Redis. Terms of a plan that the document lacks, or of a
+        zone or a billing day that there is not, are logged, counted and passed over; so are credits beyond 9×10^9. The
+        customer keeps what was in force."""
         written: set[str] = set()
         for each in terms:
             known = await asyncio.to_thread(self._store.customers.get, each.customer_id)
@@ -80,16 +88,14 @@ class Applier:
 
     async def _apply_one(self, source: str, terms: CustomerTerms, before: Customer | None) -> bool:
         credits_total = terms.credits_granted_total
-        if credits_total is not None and not 0 <= credits_total <= MAX_CREDITS:
-            _log.error("credits out of range", customer_id=terms.customer_id, credits=credits_total)
-            return False
-        try:
-            policy = self.book.compile(terms.plan, terms.caps)
-        except UnknownPlan as exc:
-            UNKNOWN_PLANS.inc()
-            _log.error("unknown plan", customer_id=terms.customer_id, error=str(exc))
-            return False
         granted = credits_total * MICRO if credits_total is not None else None
+        in_all = (granted or 0) + sum(grant.micro_credits for grant in terms.grants)
+        if (granted is not None and granted < 0) or in_all > MAX_CREDITS * MICRO:
+            _log.error("credits out of range", customer_id=terms.customer_id, micro_credits=in_all)
+            return False
+        policy = self._compile(terms)
+        if policy is None:
+            return False
         customer = Customer(
             customer_id=terms.customer_id,
             name=terms.name,
@@ -101,17 +107,34 @@ class Applier:
             updated_at_us=self._now_us(),
             caps=terms.caps,
             granted_micro_credits=granted,
+            timezone=terms.timezone,
+            billing_anchor_day=terms.billing_anchor_day,
+            grants=burn_order(terms.grants),
         )
         if before is not None and _same(customer, before):
             return False
         stronger = before is not None and before.source != source
         if before is not None and not stronger and customer.version < before.version:
             return False
-        return await self._write(customer, policy.encode(), force=stronger)
+        return await self._write(customer, policy, force=stronger)
 
-    async def _write(self, customer: Customer, encoded: bytes, *, force: bool = False) -> bool:
+    def _compile(self, terms: CustomerTerms | Customer) -> EffectivePolicy | None:
+        """None for terms that the document can't be compiled for, which is logged and counted."""
+        try:
+            return self.book.compile(
+                terms.plan, terms.caps, timezone=terms.timezone, anchor_day=terms.billing_anchor_day
+            )
+        except UnknownPlan as exc:
+            UNKNOWN_PLANS.inc()
+            _log.error("unknown plan", customer_id=terms.customer_id, error=str(exc))
+        except (UnknownZone, UnknownBillingDay) as exc:
+            BAD_CONTRACTS.inc()
+            _log.error("bad contract", customer_id=terms.customer_id, error=str(exc))
+        return None
+
+    async def _write(self, customer: Customer, policy: EffectivePolicy, *, force: bool = False) -> bool:
         """The policy is kept before Redis can cite it; the store's row is last, so that a kill repeats the work."""
-        await asyncio.to_thread(self._store.policies.save_effective, {customer.policy_digest: encoded})
+        await asyncio.to_thread(self._store.policies.save_effective, {customer.policy_digest: policy.encode()})
         state = PolicyState(
             policy=customer.policy_digest,
             plan=customer.plan,
@@ -121,8 +144,8 @@ class Applier:
             updated_at_us=customer.updated_at_us,
             granted_micro_credits=customer.granted_micro_credits,
             caps=customer.caps,
+            grants=customer.grants,
         )
-        policy = self.book.compile(customer.plan, customer.caps)
         written = await self._control.put_state(customer.customer_id, state, policy, force=force)
         await asyncio.to_thread(self._store.customers.save, [customer])
         return written
@@ -132,15 +155,10 @@ class Applier:
         await self.install_default()
         changed: set[str] = set()
         for customer in await asyncio.to_thread(self._store.customers.all_known):
-            try:
-                policy = self.book.compile(customer.plan, customer.caps)
-            except UnknownPlan as exc:
-                UNKNOWN_PLANS.inc()
-                _log.error("unknown plan", customer_id=customer.customer_id, error=str(exc))
-                continue
-            if policy.digest != customer.policy_digest:
+            policy = self._compile(customer)
+            if policy is not None and policy.digest != customer.policy_digest:
                 renewed = msgspec.structs.replace(customer, policy_digest=policy.digest, updated_at_us=self._now_us())
-                await self._write(renewed, policy.encode())
+                await self._write(renewed, policy)
                 changed.add(customer.customer_id)
         if changed:
             self._touched(changed)
@@ -156,8 +174,9 @@ def _version(terms: CustomerTerms, before: Customer | None) -> int:
 
 
 def _same(new: Customer, old: Customer) -> bool:
-    names = ("name", "plan", "status", "source", "policy_digest", "caps", "granted_micro_credits")
-    return all(getattr(new, name) == getattr(old, name) for name in names)
+    """Whether both say the same of the customer, whenever they said it."""
+    told = {"version": 0, "updated_at_us": 0}
+    return msgspec.structs.replace(new, **told) == msgspec.structs.replace(old, **told)
 
 
 def _status(text: str) -> Status:

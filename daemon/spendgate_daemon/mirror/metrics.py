@@ -6,6 +6,9 @@ from prometheus_client import Counter, Gauge
 
 APPLIED = Counter("spendgate_mirror_applied_total", "Policy states written to Redis", ["source"])
 UNKNOWN_PLANS = Counter("spendgate_mirror_unknown_plans_total", "Policy states that name a plan the document lacks")
+BAD_CONTRACTS = Counter(
+    "spendgate_mirror_bad_contracts_total", "Policy states with a time zone or a billing day that does not exist"
+)
 POLLS = Counter("spendgate_mirror_polls_total", "Polls of policy state", ["outcome"])
 MIRRORED_AT = Gauge("spendgate_mirror_last_success_timestamp_seconds", "When policy state was last compared")
 TOTALS_READ = Counter("spendgate_mirror_totals_total", "Usage totals read per customer", ["outcome"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -26,15 +26,20 @@ class PolicyBook:
         self._now = now
         self._compiled: dict[tuple[object, ...], EffectivePolicy] = {}
 
-    def compile(self, plan: str, caps: Mapping[str, int]) -> EffectivePolicy:
-        """Raises UnknownPlan."""
-        now = self._now()
-        key = (self.document.digest, plan, tuple(sorted(caps.items())), now.year, now.month)
+    def compile(
+        self, plan: str, caps: Mapping[str, int], *, timezone: str | None = None, anchor_day: int | None = None
+    ) -> EffectivePolicy:
+        """See `compile_policy`, which looks at no more of the time than its UTC month. Raises UnknownPlan, UnknownZone and
+        UnknownBillingDay."""
+        now = self._now().astimezone(UTC)
+        key = (self.document.digest, plan, tuple(sorted(caps.items())), timezone, anchor_day, now.year, now.month)
         policy = self._compiled.get(key)
         if policy is None:
             if len(self._compiled) >= CACHED_POLICIES:
                 self._compiled.clear()
-            policy = self._compiled[key] = compile_policy(self.document, plan, caps, now=now)
+            policy = self._compiled[key] = compile_policy(
+                self.document, plan, caps, now=now, timezone=timezone, anchor_day=anchor_day
+            )
         return policy
 
     def compile_default(self) -> EffectivePolicy:
@@ -71,6 +76,13 @@ class DocumentFile:
 
 
 def stored_document(store: Store) -> PolicyDocument | None:
-    """The document that the daemon put in force last."""
+    """The document that the daemon put in force last. None before the first one, and for one that an older version took
+    and this one refuses: the daemon has to put another one in force."""
     text = store.policies.current_document()
-    return load_document(text, "the stored policy document") if text is not None else None
+    if text is None:
+        return None
+    try:
+        return load_document(text, "the stored policy document")
+    except DocumentError as exc:
+        _log.error("stored policy document refused", error=str(exc))
+        return None

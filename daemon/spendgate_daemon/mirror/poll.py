@@ -1,21 +1,16 @@
-"""Policy state by polling: UsageBox's policies by cursor, its catalog where it has none, and a local file."""
+"""Policy state by polling: UsageBox's policies by cursor, or its catalog where it has none."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
-
-import msgspec
-import structlog
-import yaml
 
 from spendgate.client import Gate
 from spendgate.control import STREAM_START, Control
 from spendgate.keys import PARTITIONS, partition_of, tag_of
-from spendgate.state import PolicyState, Status
+from spendgate.state import PolicyState
 from spendgate_daemon.mirror.apply import Applier, CustomerTerms
 from spendgate_daemon.mirror.metrics import MIRRORED_AT, POLLS
 from spendgate_daemon.store import Store
@@ -25,8 +20,6 @@ CURSOR: Final = "mirror.policies"
 STATUS: Final = "mirror.status"
 UNKNOWN_KEPT_SECONDS: Final = 3600
 HINTS_BLOCK_MS: Final = 1000
-
-_log = structlog.get_logger("spendgate.mirror.poll")
 
 
 class Poll:
@@ -136,54 +129,3 @@ class Poll:
         if last_poll_us is not None:
             stored["last_poll_us"] = last_poll_us
         await asyncio.to_thread(self._store.cursors.put, {STATUS: json.dumps(stored)})
-
-
-class CustomersFile:
-    """`customers.yaml`: `customers: {id: {name, plan, status, caps, credits_granted_total}}`; the weakest source."""
-
-    def __init__(self, path: Path, applier: Applier) -> None:
-        self._path = path
-        self._applier = applier
-        self._seen: tuple[int, int] | None = None
-
-    async def read_once(self) -> int:
-        """Apply the file when it changed; how many customers changed. A bad file is logged and changes nothing."""
-        try:
-            stat = self._path.stat()
-            if self._seen == (stat.st_mtime_ns, stat.st_size):
-                return 0
-            self._seen = (stat.st_mtime_ns, stat.st_size)
-            terms = read_customers(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError, msgspec.ValidationError) as exc:
-            _log.error("customers file refused", path=str(self._path), error=str(exc))
-            return 0
-        return await self._applier.apply("customers.yaml", terms)
-
-
-class _Entry(msgspec.Struct, forbid_unknown_fields=True):
-    plan: str
-    name: str | None = None
-    status: Status = "active"
-    caps: dict[str, int] = {}
-    credits_granted_total: int | None = None
-
-
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    customers: dict[str, _Entry] = {}
-
-
-def read_customers(text: str) -> list[CustomerTerms]:
-    """Raises yaml.YAMLError or msgspec.ValidationError."""
-
-    file = msgspec.convert(yaml.safe_load(text) or {}, _File)
-    return [
-        CustomerTerms(
-            customer_id=customer_id,
-            name=entry.name or customer_id,
-            plan=entry.plan,
-            status=entry.status,
-            caps=entry.caps,
-            credits_granted_total=entry.credits_granted_total,
-        )
-        for customer_id, entry in file.customers.items()
-    ]

@@ -1,7 +1,8 @@
 """External usage: what UsageBox has of a customer from every source but our own.
 
 Ours is counted in Redis already, and some of it may still be on its way; so only the others' is read, per period of each
-limit, and a script refuses it when the period or a younger reading has overtaken it.
+limit, and a script refuses it when the period or a younger reading has overtaken it. A limit of a part of the use (`match`,
+`per`) gets none: UsageBox doesn't know our metadata.
 """
 
 from __future__ import annotations
@@ -84,11 +85,11 @@ class UsageTotals:
         snapshot = await self._gate.snapshot(customer_id)
         periods: dict[tuple[int, int], list[Quota]] = {}
         for limit in snapshot.policy.limits:
-            if isinstance(limit, Quota):
+            if isinstance(limit, Quota) and not limit.match and limit.per is None:
                 period = limit.window.period_at(snapshot.now_us)
                 if period is not None:
                     periods.setdefault(period, []).append(limit)
-            elif isinstance(limit, Credits):
+            elif isinstance(limit, Credits) and not limit.match:
                 await self._read_credits(customer_id, limit)
         for (start, end), limits in periods.items():
             await self._read_quotas(customer_id, start, end, limits)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 import sqlalchemy as sa
 
+from spendgate.limits.check import Grant
 from spendgate_daemon.store.database import Database, without_nul
 from spendgate_daemon.store.page import Page
 from spendgate_daemon.store.schema import customers
@@ -18,7 +19,8 @@ Sort = Literal["exhaustion", "name"]
 
 
 class Customer(msgspec.Struct, frozen=True, kw_only=True):
-    """What the mirror knows. `caps` are contractual, per meter; `granted_micro_credits` None: no credits stated."""
+    """What the mirror knows. `caps` are contractual, per meter; `granted_micro_credits` None: no credits stated; `grants`
+    are in the order in which they burn."""
 
     customer_id: str
     name: str
@@ -30,6 +32,9 @@ class Customer(msgspec.Struct, frozen=True, kw_only=True):
     updated_at_us: int
     caps: dict[str, int] = {}
     granted_micro_credits: int | None = None
+    timezone: str | None = None
+    billing_anchor_day: int | None = None
+    grants: tuple[Grant, ...] = ()
 
 
 class Tightest(msgspec.Struct, frozen=True):
@@ -85,6 +90,7 @@ class Customers:
             {name: getattr(customer, name) for name in customer.__struct_fields__}
             | {
                 "caps": json.dumps(customer.caps),
+                "grants": msgspec.json.encode(customer.grants).decode(),
                 "name": without_nul(customer.name),
                 "plan": without_nul(customer.plan),
             }
@@ -197,6 +203,9 @@ class Customers:
         return counted | {"customers": sum(counted.values()), "exhausting_within_24h": exhausting}
 
 
+_grants = msgspec.json.Decoder(tuple[Grant, ...])
+
+
 def _text(value: msgspec.Struct | None) -> str | None:
     return msgspec.json.encode(value).decode() if value is not None else None
 
@@ -204,7 +213,7 @@ def _text(value: msgspec.Struct | None) -> str | None:
 def _listed(row: Any) -> Listed:
     fields = {name: getattr(row, name) for name in Customer.__struct_fields__}
     return Listed(
-        customer=Customer(**fields | {"caps": json.loads(row.caps)}),
+        customer=Customer(**fields | {"caps": json.loads(row.caps), "grants": _grants.decode(row.grants)}),
         state=row.state,
         state_since_us=row.state_since_us,
         until_us=row.until_us,

@@ -31,11 +31,12 @@ from spendgate_daemon.api.openapi.shapes import (
     text,
     whole,
 )
-from spendgate_daemon.api.routes.customer_terms import MAX_CAP, MAX_CAPS, MAX_VERSION, STATUSES
+from spendgate_daemon.api.routes.customer_terms import MAX_VERSION
 from spendgate_daemon.api.routes.customers import STATES
 from spendgate_daemon.api.routes.guardrail_events import KINDS
 from spendgate_daemon.api.routes.overrides import MAX_REASON, MAX_UNITS
 from spendgate_daemon.mirror.apply import MAX_CREDITS
+from spendgate_daemon.mirror.terms import MAX_CAP, MAX_CAPS, MAX_GRANTS, MAX_PRIORITY, STATUSES
 from spendgate_daemon.overrides import MAX_DAYS, MIN_REASON
 
 ID: Final = text(1, MAX_ID_BYTES) | {"pattern": r"^[^\x00-\x1f\x7f]+$"}
@@ -220,7 +221,15 @@ _BOOK: Final = answer(
 CUSTOMER: Final = extended(
     "CustomerRow",
     policy=answer(
-        digest=TEXT, document=TEXT, version=WHOLE, source=TEXT, updated_at=INSTANT, contractual_caps=mapped(WHOLE)
+        digest=TEXT,
+        document=TEXT,
+        version=WHOLE,
+        source=TEXT,
+        updated_at=INSTANT,
+        contractual_caps=mapped(WHOLE),
+        timezone=nullable(TEXT),
+        billing_anchor_day=nullable(WHOLE),
+        grants=listed(answer(id=TEXT, credits=WHOLE, expires_at=nullable(INSTANT), priority=WHOLE)),
     ),
     limits=listed(extended("Limit", burn_per_hour=nullable(WHOLE), exhausts_at=nullable(INSTANT))),
     overrides=listed(known("Override")),
@@ -232,13 +241,25 @@ CUSTOMER: Final = extended(
     as_of=INSTANT,
 )
 
+GRANT: Final = request(
+    "id",
+    "credits",
+    id=ID,
+    credits=whole(0, MAX_CREDITS),
+    expires_at=nullable(INSTANT) | {"description": "From 1970 to 2200; left out, the grant never ends."},
+    priority=whole(-MAX_PRIORITY, MAX_PRIORITY) | {"description": "The lowest burns first; 0 where it is left out."},
+)
+
 CUSTOMER_TERMS: Final = request(
     "plan",
     name=nullable(ID),
     plan=ID,
     status=one_of(*STATUSES),
     caps=mapped(whole(0, MAX_CAP)) | {"maxProperties": MAX_CAPS},
-    credits_granted_total=nullable(whole(0, MAX_CREDITS)),
+    credits_granted_total=nullable(whole(0, MAX_CREDITS)) | {"description": "All that was ever granted, without end."},
+    timezone=nullable(text(1, 64)) | {"description": "IANA zone, for limits with `timezone: contract`."},
+    billing_anchor_day=nullable(whole(1, 31)) | {"description": "For limits with `anchor_day: contract`."},
+    grants=listed(GRANT) | {"maxItems": MAX_GRANTS, "description": "On top of credits_granted_total; ids are unique."},
     version=nullable(whole(0, MAX_VERSION)) | {"description": "The stored one plus one where it is left out."},
 )
 

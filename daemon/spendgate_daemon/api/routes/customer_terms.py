@@ -6,25 +6,20 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
 from litestar import Request, put
 from litestar.params import FromPath
 
-from spendgate.errors import InvalidEvent
-from spendgate.event import check_id
 from spendgate_daemon.api.problems import Problem, invalid
 from spendgate_daemon.api.reading import path_id, read_object
 from spendgate_daemon.api.routes.customers import row_answer
 from spendgate_daemon.api.services import Services
-from spendgate_daemon.mirror.apply import MAX_CREDITS, Applier, CustomerTerms
+from spendgate_daemon.mirror.apply import Applier, CustomerTerms
 from spendgate_daemon.mirror.policy_book import PolicyBook, stored_document
+from spendgate_daemon.mirror.terms import FIELDS, InvalidTerms, read_terms
 
-MAX_CAP: Final = 9 * 10**15
-MAX_CAPS: Final = 64
 MAX_VERSION: Final = 10**15
 """Far below what Lua counts exactly, so that there is always a next one."""
-
-STATUSES: Final = ("active", "suspended", "cancelled")
-_TERMS: Final = frozenset({"name", "plan", "status", "caps", "credits_granted_total", "version"})
 
 
 def handlers(services: Services) -> list[Any]:
@@ -33,7 +28,7 @@ def handlers(services: Services) -> list[Any]:
     @put("/v1/customers/{customer_id:str}", opt={"scope": "admin"})
     async def put_terms(request: Request[Any, Any, Any], customer_id: FromPath[str]) -> dict[str, Any]:
         customer_id = path_id(customer_id)
-        terms = _read_terms(customer_id, read_object(await request.body(), _TERMS, "a customer's terms"))
+        terms = _read_terms(customer_id, read_object(await request.body(), FIELDS | {"version"}, "a customer's terms"))
         document = await asyncio.to_thread(stored_document, store)
         if document is None:
             raise Problem(503, "not-ready", "Spendgate is not ready", "no policy document is loaded yet")
@@ -62,40 +57,14 @@ def handlers(services: Services) -> list[Any]:
 
 
 def _read_terms(customer_id: str, value: dict[str, Any]) -> CustomerTerms:
+    version = value.pop("version", None)
+    if version is not None and (type(version) is not int or not 0 <= version <= MAX_VERSION):
+        raise invalid("version", f"a whole number from 0 to {MAX_VERSION}")
     try:
-        check_id("customer_id", customer_id)
-        check_id("plan", value.get("plan"))
-        if value.get("name") is not None:
-            check_id("name", value["name"])
-    except InvalidEvent as exc:
+        terms = read_terms(customer_id, value)
+    except InvalidTerms as exc:
         raise invalid(exc.field, exc.expected) from exc
-    status = value.get("status", "active")
-    if status not in STATUSES:
-        raise invalid("status", f"one of {', '.join(STATUSES)}")
-    caps = value.get("caps", {})
-    if not isinstance(caps, dict) or len(caps) > MAX_CAPS:
-        raise invalid("caps", f"an object of at most {MAX_CAPS} meters")
-    for meter, cap in caps.items():
-        _whole(f"caps.{meter}", cap, MAX_CAP)
-    granted, version = value.get("credits_granted_total"), value.get("version")
-    if granted is not None:
-        _whole("credits_granted_total", granted, MAX_CREDITS)
-    if version is not None:
-        _whole("version", version, MAX_VERSION)
-    return CustomerTerms(
-        customer_id=customer_id,
-        name=value.get("name") or customer_id,
-        plan=value["plan"],
-        status=status,
-        caps=caps,
-        credits_granted_total=granted,
-        version=version,
-    )
-
-
-def _whole(field: str, value: Any, maximum: int) -> None:
-    if type(value) is not int or not 0 <= value <= maximum:
-        raise invalid(field, f"a whole number from 0 to {maximum}")
+    return msgspec.structs.replace(terms, version=version)
 
 
 def _utc(services: Services) -> datetime:

@@ -10,8 +10,10 @@ from litestar import Request, get
 from litestar.params import FromPath
 
 from spendgate.decision import limit_answer
+from spendgate.limits import Quota
+from spendgate.limits.check import Grant
 from spendgate.limits.result import LimitResult
-from spendgate.reasons import rfc3339
+from spendgate.reasons import MICRO, rfc3339
 from spendgate.snapshot import Snapshot
 from spendgate_daemon.api.problems import invalid, not_found
 from spendgate_daemon.api.reading import path_id
@@ -71,6 +73,9 @@ def handlers(services: Services) -> list[Any]:
                 "source": found.customer.source,
                 "updated_at": rfc3339(found.customer.updated_at_us),
                 "contractual_caps": found.customer.caps,
+                "timezone": found.customer.timezone,
+                "billing_anchor_day": found.customer.billing_anchor_day,
+                "grants": [_grant(grant) for grant in found.customer.grants],
             },
             "limits": [_limit(line, found.burn, now_us) for line in snapshot.limits()],
             "overrides": [override_answer(each, now_us, units(each.id)) for each in overrides],
@@ -117,6 +122,15 @@ def row_answer(item: Listed, state: str | None = None) -> dict[str, Any]:
     }
 
 
+def _grant(grant: Grant) -> dict[str, Any]:
+    return {
+        "id": grant.id,
+        "credits": grant.micro_credits // MICRO,
+        "expires_at": rfc3339(grant.expires_at_us) if grant.expires_at_us else None,
+        "priority": grant.priority,
+    }
+
+
 def _limit(line: LimitResult, burn: Burn | None, now_us: int) -> dict[str, Any]:
     """As in a trace, with the forecast where the customer's burn is of this limit's meters."""
     per_hour = burn.quantity if burn is not None and burn.meter == " + ".join(line.meters) else None
@@ -132,9 +146,13 @@ def _limit(line: LimitResult, burn: Burn | None, now_us: int) -> dict[str, Any]:
 def _books(services: Services, snapshot: Snapshot, totals: list[Total]) -> list[dict[str, Any]]:
     """Per meter with a quota of its own: what Redis enforces, what the store recorded, what UsageBox has."""
     read = {total.meter: total for total in totals}
+    # A limit of a part of the use has nothing in UsageBox to be compared with.
+    whole = {
+        limit.id for limit in snapshot.policy.limits if isinstance(limit, Quota) and not (limit.match or limit.per)
+    }
     rows = []
     for line in snapshot.limits():
-        if line.kind != "quota" or len(line.meters) != 1 or line.period_start_seconds is None:
+        if line.id not in whole or len(line.meters) != 1 or line.period_start_seconds is None:
             continue
         total = read.get(line.meters[0])
         same = total is not None and total.period_start_seconds == line.period_start_seconds
