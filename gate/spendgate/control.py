@@ -163,7 +163,11 @@ class Control:
         """Forget entries up to and including this id, which must be stored for good. Idempotent."""
         key = f"{tag_of(partition)}outbox"
         epoch, sequence = upto_stream_id.split("-")
-        return int(await self._redis.xtrim(key, minid=f"{epoch}-{int(sequence) + 1}", approximate=False))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xtrim(key, minid=f"{epoch}-{int(sequence) + 1}", approximate=False)
+            pipe.hset(f"{tag_of(partition)}meta", "full_at", str(int(sequence) + BACKLOG_MAX))
+            trimmed, _ = await pipe.execute()
+        return int(trimmed)
 
     async def get_policy(self, partition: int, digest: str) -> EffectivePolicy:
         """The policy of this digest; raises NotPrepared when the partition has none."""

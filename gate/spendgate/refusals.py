@@ -73,7 +73,7 @@ _OF_ANY: Final[dict[str, Callable[[str, str], SpendgateError]]] = {
         f"no policy document is loaded for customer {customer_id!r}: start the daemon once"
     ),
     "backlog_full": lambda _, __: GateUnavailable(
-        "the store is too far behind: nothing is decided until the daemon has caught up"
+        "the store is too far behind: nothing is decided until the daemon has caught up", "no"
     ),
     "reservations_full": lambda count, customer_id: TooManyReservations(
         f"customer {customer_id!r} has {count} open reservations; end some first"

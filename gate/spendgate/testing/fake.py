@@ -16,6 +16,7 @@ from spendgate.state import Override, OverrideSet, PolicyState, Status
 from spendgate.testing.deciding import play_decide
 from spendgate.testing.memory import MemoryRedis, Play
 from spendgate.testing.reserving import play_finish_reservation, play_reserved
+from spendgate.testing.settling import play_settle
 from spendgate.testing.writing import (
     play_put_external,
     play_put_overrides,
@@ -38,6 +39,7 @@ PLAYS: Final[dict[str, Play]] = {
     "put_external": play_put_external,
     "refresh": play_refresh,
     "sweep": play_sweep,
+    "settle": play_settle,
 }
 """Scripts by name."""
 

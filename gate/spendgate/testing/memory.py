@@ -49,6 +49,9 @@ class MemoryRedis:
         self.mirrored_at_us = 0
         self.generation = 1
         self.epoch = EPOCH
+        self.settled: dict[tuple[str, bytes], int] = {}
+        self.full_at = 10**9
+        """No partition decides anything once it has as many entries."""
         self.outbox: dict[str, list[tuple[str, bytes]]] = {}
         self._plays = plays
 
