@@ -36,6 +36,9 @@ return answer(function()
     return done(known == fingerprint and 'known' or 'conflict', epoch .. '-' .. string.format('%.0f', seq))
   end
 
+  if meta[2] - meta[3] >= 0 then
+    refuse('backlog_full')
+  end
   local event = cmsgpack.unpack(event_raw)
   local countable, room = pcall(has_room, customer, event)
   room = countable and room

@@ -9,7 +9,6 @@ import msgspec
 from spendgate.decide import Mode, Verdict, decide
 from spendgate.errors import InvalidEvent
 from spendgate.event import UsageEvent
-from spendgate.keys import partition_of, tag_of
 from spendgate.limits import Counters
 from spendgate.policy import EffectivePolicy
 from spendgate.record import Record, Result
@@ -41,8 +40,8 @@ def play_decide(
     remembered = None if dry_run else recall(customer.seen, redis.generation, identity)
     if remembered is not None:
         return _repeat_answer(redis, customer, event, mode, identity, fingerprint, remembered)
-    if not dry_run and len(redis.outbox.get(tag_of(partition_of(customer.id)), [])) >= redis.full_at:
-        raise Refused("backlog_full")
+    if not dry_run:
+        redis.check_backlog(customer)
     if mode == "reserve" and asked_us > policy.reservations.max_lifetime_us:
         raise Refused("lifetime_too_long", policy.reservations.max_lifetime_us)
     held = customer.open.get(event.event_id) if mode == "reserve" and not dry_run else None

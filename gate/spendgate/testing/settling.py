@@ -43,6 +43,7 @@ def play_settle(
     if remembered is not None:
         redis.settled[mark] = int(sequence)
         return answer(b"known" if remembered.fingerprint == fingerprint else b"conflict", remembered.stream_id)
+    redis.check_backlog(customer)
     event = msgspec.msgpack.decode(event_raw, type=UsageEvent)
     room = _has_room(redis, customer, policy, event)
     redis.customers[customer.id] = customer
@@ -86,3 +87,25 @@ def _debit(redis: MemoryRedis, customer: Customer, event: UsageEvent, effective_
     stream_id = redis.append(customer, record)
     customer.keep_counters(policy, event, effective_at_us, redis.clock(), finished.counters)
     return stream_id
+
+
+def play_hold_slot(redis: MemoryRedis, journal: bytes, hold: bytes, alone: bytes, leave: bytes) -> Any:
+    """Slots are kept as (until, after) by index and journal."""
+    now_us, leaves = redis.clock(), leave == b"1"
+    nothing = [0, redis.outage_slots, b"0", b"0", str(now_us).encode()]
+    mine = next((index for index, slot in redis.slots.items() if slot[0] == journal), None)
+    if leaves:
+        redis.slots.pop(mine or 0, None)
+        return nothing
+    index, after_us = mine, redis.slots[mine][2] if mine is not None else 0
+    if index is None:
+        index = next((each for each in range(1, redis.outage_slots + 1) if each not in redis.slots), None)
+    if index is None:
+        abandoned = [(slot[1], each) for each, slot in redis.slots.items() if slot[1] < now_us - int(alone)]
+        if not abandoned:
+            return nothing
+        until_us, index = min(abandoned)
+        after_us = max(redis.slots[index][2], until_us)
+    until_us = now_us + int(hold)
+    redis.slots[index] = (journal, until_us, after_us)
+    return [index, redis.outage_slots, str(until_us).encode(), str(after_us).encode(), str(now_us).encode()]
