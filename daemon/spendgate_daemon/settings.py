@@ -86,11 +86,12 @@ class Settings(BaseSettings):
     dashboard_url: str | None = Field(
         None, description="Where people reach the dashboard, for sign-in links. None: this machine at its port."
     )
-    decision_deadline_ms: int = Field(
-        20,
+    decision_deadline_ms: int | None = Field(
+        None,
         ge=1,
         le=10_000,
-        description="Milliseconds that Redis has to decide; beyond, the API follows the outage rule.",
+        description="Milliseconds that Redis has to decide; beyond, the API follows the outage rule. None: 20, or 1000 with "
+        "the embedded Redis of `spendgate up`, which shares this machine and its disk with everything else.",
     )
     outage_slots: int | None = Field(
         None,

@@ -37,6 +37,7 @@ from spendgate_daemon.store import Store
 from spendgate_daemon.usagebox import UsageBox
 
 GATE_TIMEOUT_SECONDS: Final = 5.0
+DECISION_DEADLINE_MS: Final = 20
 """For the daemon's own reads; an application chooses its own deadline."""
 
 
@@ -107,7 +108,9 @@ def open_decider(settings: Settings) -> Gate:
     redis_url, _ = required(settings)
     folder = settings.outage_journal or settings.home / "journal"
     try:
-        return Gate.from_url(redis_url, timeout_seconds=settings.decision_deadline_ms / 1000, journal=folder)
+        return Gate.from_url(
+            redis_url, timeout_seconds=(settings.decision_deadline_ms or DECISION_DEADLINE_MS) / 1000, journal=folder
+        )
     except OSError as exc:
         raise SettingsError(f"SPENDGATE_OUTAGE_JOURNAL: {folder} can't be written: {exc.strerror}") from exc
 

@@ -37,6 +37,7 @@ from spendgate_daemon.up.ports import PortTaken, choose_ports
 from spendgate_daemon.up.supervisor import Supervisor
 
 FAILED: Final = 1
+EMBEDDED_DEADLINE_MS: Final = 1_000
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -105,6 +106,7 @@ async def _storage(settings: Settings, home: Home, supervisor: Supervisor, conso
         server = find_server()
         with _step(console, f"embedded Redis ({Path(server).name})"):
             values["redis_url"] = url = redis_url(home)
+            values["decision_deadline_ms"] = settings.decision_deadline_ms or EMBEDDED_DEADLINE_MS
             if await stop_leftover(url):
                 console.print("  stopped the Redis that an earlier run left")
             await supervisor.start(redis_part(home, server), lambda child: redis_ready(child, url))
