@@ -97,6 +97,22 @@ def finish_arguments(
     ]
 
 
+def settle_arguments(
+    event: UsageEvent, effective_at_us: int, digest: str, journal: str, sequence: int
+) -> list[Argument]:
+    return [
+        tag_of(partition_of(event.customer_id)),
+        event.customer_id,
+        event.encode(),
+        event.identity(),
+        event.fingerprint(),
+        effective_at_us,
+        digest,
+        journal,
+        sequence,
+    ]
+
+
 def lifetime_us_of(lifetime_seconds: object, field: str = "lifetime_seconds") -> int:
     """0 for None, which is what the plan gives. Raises InvalidEvent naming `field`."""
     if lifetime_seconds is None:

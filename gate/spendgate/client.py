@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -28,9 +29,10 @@ from spendgate.calls import (
 )
 from spendgate.decide import Mode
 from spendgate.decision import Decision
-from spendgate.errors import InvalidEvent, NotPrepared
+from spendgate.errors import GateUnavailable, InvalidEvent, NotPrepared
 from spendgate.event import MetadataValue, UsageEvent, check_id, usage_event
 from spendgate.keys import SIGNING_KEY, counters_key, partition_of, tag_of
+from spendgate.outage import Outage, on_disk, on_disk_sync, outage_of
 from spendgate.policy import EffectivePolicy
 from spendgate.record import Record
 from spendgate.reservation import Action
@@ -41,6 +43,11 @@ from spendgate.token import ReservationToken, read_token, token_of
 from spendgate.transports import Argument, SyncTransport, Transport, connect, connect_sync
 
 DEFAULT_TIMEOUT_SECONDS: Final = 1.0
+"""Of a call, where there is no journal."""
+
+DEADLINE_SECONDS: Final = 0.02
+"""After so long without an answer it is an outage."""
+
 RESERVATIONS_LISTED: Final = 100
 
 
@@ -51,15 +58,25 @@ class Gate:
     daemon has never run against this Redis.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, *, outage: Outage | None = None, policies: Policies | None = None) -> None:
         self._transport = transport
-        self._policies = Policies()
+        self._policies = policies or Policies()
         self._secret: bytes | None = None
+        self.outage = outage
 
     @classmethod
-    def from_url(cls, url: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Self:
-        """`url` as redis-py reads it: `redis://`, `rediss://` or `unix://`. Connects on first use."""
-        return cls(connect(url, timeout_seconds))
+    def from_url(cls, url: str, *, timeout_seconds: float | None = None, journal: Path | str | None = None) -> Self:
+        """`url`: see `transports.address`. Connects on first use.
+
+        With `journal`, a folder on a disk of this machine, the plan's outage allowance passes while Redis does not answer
+        within the timeout (20 ms by default); see `Outage`. Without one there is nothing better to do than to wait, and
+        the default is a second. A gate with a journal belongs to the process that made it: make it after a fork.
+        """
+        if journal is None:
+            return cls(connect(url, timeout_seconds or DEFAULT_TIMEOUT_SECONDS))
+        policies = Policies()
+        outage = outage_of(url, journal, policies)
+        return cls(connect(url, timeout_seconds or DEADLINE_SECONDS), outage=outage, policies=policies)
 
     async def decide(
         self,
@@ -151,10 +168,29 @@ class Gate:
     ) -> Decision:
         """Decide an event that is already validated (see `usage_event`). With mode `reserve`, the decision has a
         `reservation_id` if it allows."""
-        arguments = decide_arguments(event, mode, dry_run=dry_run, lifetime_us=lifetime_us_of(lifetime_seconds))
+        outage, lifetime_us = self.outage, lifetime_us_of(lifetime_seconds)
+        if outage is None or dry_run:
+            return await self._submit(event, mode, lifetime_us, dry_run=dry_run)
+        try:
+            if outage.is_open:
+                raise outage.not_asked()
+            return await self._submit(event, mode, lifetime_us)
+        except GateUnavailable as failure:
+            outage.failed(failure)
+            decision, durable = outage.decide(event, mode, lifetime_us, failure)
+        if durable is not None:
+            await on_disk(durable)
+        if mode == "reserve" and decision.allowed:
+            decision.reservation_id = outage.sign(decision)
+        return decision
+
+    async def _submit(self, event: UsageEvent, mode: Mode, lifetime_us: int, *, dry_run: bool = False) -> Decision:
+        arguments = decide_arguments(event, mode, dry_run=dry_run, lifetime_us=lifetime_us)
         reply = await self._transport.run(DECIDE, counters_key(event.customer_id), arguments)
         record = decoded(reply, event, event.customer_id)
         decision = decision_of(reply, record, await self._policy(record))
+        if self.outage is not None:
+            self.outage.answered(event.customer_id, reply[4])
         if mode == "reserve" and decision.allowed and not dry_run:
             decision.reservation_id = _token(decision).sign(await self._signing_key())
         return decision
@@ -187,10 +223,25 @@ class Gate:
         self, token: ReservationToken, action: Action, actual: Mapping[str, int], by_us: int = 0
     ) -> Finished:
         """End or extend the reservation of a token that was read by `read_token`."""
+        outage = self.outage
+        if outage is None:
+            return await self._finish(token, action, actual, by_us)
+        try:
+            if outage.is_open:
+                raise outage.not_asked()
+            finished = await self._finish(token, action, actual, by_us)
+        except GateUnavailable as failure:
+            outage.failed(failure)
+            finished, durable = outage.finish(token, action, dict(actual), failure)
+            await on_disk(durable)
+        else:
+            outage.finished(token, finished)
+        return finished
+
+    async def _finish(self, token: ReservationToken, action: Action, actual: Mapping[str, int], by_us: int) -> Finished:
         arguments = finish_arguments(token, action, actual, by_us)
-        return finished_of(
-            await self._transport.run(FINISH_RESERVATION, counters_key(token.customer_id), arguments), token
-        )
+        reply = await self._transport.run(FINISH_RESERVATION, counters_key(token.customer_id), arguments)
+        return finished_of(reply, token)
 
     async def read_token(self, reservation_id: str) -> ReservationToken:
         """What a reservation id says. Raises UnknownReservation for one that this installation did not sign."""
@@ -222,13 +273,17 @@ class Gate:
         return policy
 
     async def _signing_key(self) -> bytes:
+        if self._secret is None and self.outage is not None:
+            self._secret = self.outage.signing_key
         if self._secret is None:
             self._secret = _secret_of(await self._transport.get(SIGNING_KEY))
         return self._secret
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections, and leave the journal to the next process."""
         await self._transport.aclose()
+        if self.outage is not None:
+            await asyncio.to_thread(self.outage.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -242,15 +297,22 @@ class Gate:
 class SyncGate:
     """The gate for threads: the methods of `Gate` without `await`. One instance serves all threads."""
 
-    def __init__(self, transport: SyncTransport) -> None:
+    def __init__(
+        self, transport: SyncTransport, *, outage: Outage | None = None, policies: Policies | None = None
+    ) -> None:
         self._transport = transport
-        self._policies = Policies()
+        self._policies = policies or Policies()
         self._secret: bytes | None = None
+        self.outage = outage
 
     @classmethod
-    def from_url(cls, url: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Self:
-        """`url` as redis-py reads it: `redis://`, `rediss://` or `unix://`. Connects on first use."""
-        return cls(connect_sync(url, timeout_seconds))
+    def from_url(cls, url: str, *, timeout_seconds: float | None = None, journal: Path | str | None = None) -> Self:
+        """See `Gate.from_url`."""
+        if journal is None:
+            return cls(connect_sync(url, timeout_seconds or DEFAULT_TIMEOUT_SECONDS))
+        policies = Policies()
+        outage = outage_of(url, journal, policies)
+        return cls(connect_sync(url, timeout_seconds or DEADLINE_SECONDS), outage=outage, policies=policies)
 
     def decide(
         self,
@@ -332,10 +394,29 @@ class SyncGate:
         self, event: UsageEvent, *, mode: Mode = "decide", dry_run: bool = False, lifetime_seconds: int | None = None
     ) -> Decision:
         """See `Gate.submit`."""
-        arguments = decide_arguments(event, mode, dry_run=dry_run, lifetime_us=lifetime_us_of(lifetime_seconds))
+        outage, lifetime_us = self.outage, lifetime_us_of(lifetime_seconds)
+        if outage is None or dry_run:
+            return self._submit(event, mode, lifetime_us, dry_run=dry_run)
+        try:
+            if outage.is_open:
+                raise outage.not_asked()
+            return self._submit(event, mode, lifetime_us)
+        except GateUnavailable as failure:
+            outage.failed(failure)
+            decision, durable = outage.decide(event, mode, lifetime_us, failure)
+        if durable is not None:
+            on_disk_sync(durable)
+        if mode == "reserve" and decision.allowed:
+            decision.reservation_id = outage.sign(decision)
+        return decision
+
+    def _submit(self, event: UsageEvent, mode: Mode, lifetime_us: int, *, dry_run: bool = False) -> Decision:
+        arguments = decide_arguments(event, mode, dry_run=dry_run, lifetime_us=lifetime_us)
         reply = self._transport.run(DECIDE, counters_key(event.customer_id), arguments)
         record = decoded(reply, event, event.customer_id)
         decision = decision_of(reply, record, self._policy(record))
+        if self.outage is not None:
+            self.outage.answered(event.customer_id, reply[4])
         if mode == "reserve" and decision.allowed and not dry_run:
             decision.reservation_id = _token(decision).sign(self._signing_key())
         return decision
@@ -360,6 +441,22 @@ class SyncGate:
 
     def finish(self, token: ReservationToken, action: Action, actual: Mapping[str, int], by_us: int = 0) -> Finished:
         """See `Gate.finish`."""
+        outage = self.outage
+        if outage is None:
+            return self._finish(token, action, actual, by_us)
+        try:
+            if outage.is_open:
+                raise outage.not_asked()
+            finished = self._finish(token, action, actual, by_us)
+        except GateUnavailable as failure:
+            outage.failed(failure)
+            finished, durable = outage.finish(token, action, dict(actual), failure)
+            on_disk_sync(durable)
+        else:
+            outage.finished(token, finished)
+        return finished
+
+    def _finish(self, token: ReservationToken, action: Action, actual: Mapping[str, int], by_us: int) -> Finished:
         arguments = finish_arguments(token, action, actual, by_us)
         return finished_of(self._transport.run(FINISH_RESERVATION, counters_key(token.customer_id), arguments), token)
 
@@ -384,13 +481,17 @@ class SyncGate:
         return policy
 
     def _signing_key(self) -> bytes:
+        if self._secret is None and self.outage is not None:
+            self._secret = self.outage.signing_key
         if self._secret is None:
             self._secret = _secret_of(self._transport.get(SIGNING_KEY))
         return self._secret
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and leave the journal to the next process."""
         self._transport.close()
+        if self.outage is not None:
+            self.outage.close()
 
     def __enter__(self) -> Self:
         return self

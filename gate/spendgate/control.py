@@ -15,7 +15,7 @@ import msgspec
 import redis.asyncio
 
 from spendgate.errors import GateUnavailable, NotPrepared, WrongPolicy
-from spendgate.keys import INSTALL_KEY, PARTITIONS, SIGNING_KEY, counters_key, partition_of, tag_of
+from spendgate.keys import INSTALL_KEY, PARTITIONS, SIGNING_KEY, SLOTS_KEY, counters_key, partition_of, tag_of
 from spendgate.limits.layout import pack_integers
 from spendgate.policy import EffectivePolicy, decode_policy
 from spendgate.script import PUT_EXTERNAL, PUT_OVERRIDES, PUT_STATE, REFRESH, SWEEP, Script
@@ -30,6 +30,9 @@ IDEMPOTENCY_WINDOW_US: Final = 15 * 60 * 1_000_000
 
 BACKLOG_MAX: Final = 1_000_000
 """Outbox entries of one partition that the store may lack; beyond, nothing is decided there."""
+
+DEFAULT_SLOTS: Final = 8
+"""Processes that may let pass a share of the outage allowances."""
 
 StreamEntries = list[tuple[int, str, bytes]]
 """(partition, stream id, value of the entry's first field)."""
@@ -62,10 +65,11 @@ class Control:
         await self._transport.aclose()
         await self._redis.aclose()
 
-    async def prepare(self) -> Install:
+    async def prepare(self, outage_slots: int | None = None) -> Install:
         """Make this Redis an installation, or recognise it as one. Idempotent; concurrent callers agree.
 
-        Raises NotPrepared when it was installed with another number of partitions.
+        `outage_slots` is how many processes may let pass a share of the outage allowances; None takes what is there, or
+        DEFAULT_SLOTS. Raises NotPrepared when it was installed with another number of partitions or of slots.
         """
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hsetnx(INSTALL_KEY, "id", secrets.token_hex(6))
@@ -75,6 +79,7 @@ class Control:
         partitions = int(stored[b"partitions"])
         if partitions != PARTITIONS:
             raise NotPrepared(f"this Redis was installed with {partitions} partitions, this version uses {PARTITIONS}")
+        await self._prepare_slots(outage_slots)
         await self._redis.setnx(SIGNING_KEY, secrets.token_bytes(32))
         epoch_ms = time.time_ns() // 1_000_000
         async with self._redis.pipeline(transaction=False) as pipe:
@@ -85,6 +90,15 @@ class Control:
                 pipe.hsetnx(f"{tag_of(partition)}meta", "generation", FIRST_GENERATION)
             await pipe.execute()
         return Install(stored[b"id"].decode(), partitions)
+
+    async def _prepare_slots(self, wanted: int | None) -> None:
+        """The number stays: shares of two sizes would add up to more than the allowance."""
+        await self._redis.hsetnx(SLOTS_KEY, "count", str(wanted or DEFAULT_SLOTS))
+        count = int(await self._redis.hget(SLOTS_KEY, "count") or 0)
+        if wanted is not None and count != wanted:
+            raise NotPrepared(
+                f"this Redis was installed with {count} slots for outages, not {wanted}; the number can't be changed"
+            )
 
     async def put_default(self, policy: EffectivePolicy) -> None:
         """Set what decides customers nobody knows."""
@@ -163,7 +177,11 @@ class Control:
         """Forget entries up to and including this id, which must be stored for good. Idempotent."""
         key = f"{tag_of(partition)}outbox"
         epoch, sequence = upto_stream_id.split("-")
-        return int(await self._redis.xtrim(key, minid=f"{epoch}-{int(sequence) + 1}", approximate=False))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xtrim(key, minid=f"{epoch}-{int(sequence) + 1}", approximate=False)
+            pipe.hset(f"{tag_of(partition)}meta", "full_at", str(int(sequence) + BACKLOG_MAX))
+            trimmed, _ = await pipe.execute()
+        return int(trimmed)
 
     async def get_policy(self, partition: int, digest: str) -> EffectivePolicy:
         """The policy of this digest; raises NotPrepared when the partition has none."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal
 
 from spendgate.decide import Outcome, Verdict
@@ -84,6 +86,13 @@ class Decision:
     def dry_run(self) -> bool:
         return self.status == "dry_run"
 
+    @property
+    def degraded(self) -> bool:
+        """Given without Redis; see `DegradedDecision`."""
+        return False
+
+    overshoot_bound: Mapping[str, int] = MappingProxyType({})
+
     @cached_property
     def verdict(self) -> Verdict:
         if not self.duplicate:
@@ -131,6 +140,8 @@ class Decision:
             "retry_safe": self.event.retry_safe,
             "duplicate": self.duplicate,
             "dry_run": self.dry_run,
+            "degraded": self.degraded,
+            "overshoot_bound": dict(self.overshoot_bound),
             "customer_id": self.record.customer_id,
             "customer_state": self.customer_state,
             "reason": {"code": self.reason, "message": self.message},
@@ -168,6 +179,36 @@ class Decision:
             "traceparent": self.event.traceparent,
             "limits": [limit_answer(line) for line in verdict.limits],
         }
+
+
+class DegradedDecision(Decision):
+    """An answer that this process gave by itself, because Redis did not. It is in the journal, not in the outbox, so it has
+    no `decision_id` yet: the event is found by its `event_id` once it was settled. `overshoot_bound` is, per limit of the
+    event, the most units that all processes together can let pass beyond it.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        policy: EffectivePolicy,
+        at_us: int,
+        verdict: Verdict,
+        overshoot_bound: dict[str, int],
+        sequence: int,
+    ) -> None:
+        super().__init__("decided", "", record, policy, at_us)
+        self._verdict = verdict
+        self.overshoot_bound = overshoot_bound
+        self.sequence = sequence
+        """Where in its journal; 0: nothing was let pass."""
+
+    @property
+    def degraded(self) -> bool:
+        return True
+
+    @property
+    def verdict(self) -> Verdict:
+        return self._verdict
 
 
 class Denied(SpendgateError):

@@ -110,6 +110,13 @@ class GateUnavailable(SpendgateError):
         self.executed: Executed = executed
 
 
+class BacklogFull(GateUnavailable):
+    """The store lacks so many entries of the customer's partition that nothing is decided there; nothing was written."""
+
+    def __init__(self) -> None:
+        super().__init__("the store is too far behind: nothing is decided until the daemon has caught up", "no")
+
+
 class ScriptFailed(SpendgateError):
     """Redis ran into an error while it executed a command: a bug, or a key that holds another type.
 

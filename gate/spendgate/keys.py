@@ -18,6 +18,10 @@ SIGNING_KEY: Final = "sg:signing"
 """Signs reservation ids. Whoever can read it can read everything else here, too."""
 
 
+SLOTS_KEY: Final = "sg:slots"
+"""Who may let pass a share of the outage allowances; see hold_slot.lua."""
+
+
 def partition_of(customer_id: str) -> int:
     """CRC32 of the UTF-8 id, modulo the number of partitions."""
     return zlib.crc32(customer_id.encode()) % PARTITIONS

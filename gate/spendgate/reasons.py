@@ -30,6 +30,9 @@ SENTENCES: Final = {
     "too_many_open": "{reserved} open at once already, which is the most that is allowed.",
     "too_many_values": "Limit {id} counts each {per} apart, and there are too many different ones already.",
     "mirror_stale": "The billing data is too old, and what may pass meanwhile is used up.",
+    "outage": "Redis does not answer, and what may pass meanwhile does not cover this event.",
+    "allowed_in_outage": "Redis does not answer; this is within what may pass meanwhile, and is settled later.",
+    "settled": "It passed while Redis did not answer, and is debited now.",
     "committed": "What was really used is debited; the rest of the reservation is free again.",
     "released": "Nothing was used; the reservation is free again.",
     "expired": "Nobody ended the reservation by its deadline; it is free again.",
@@ -122,5 +125,6 @@ _ADVICE: Final = {
     "too_many_open": "Wait until a run ends, or release reservations that are no longer needed.",
     "too_many_values": "Use fewer different values, or raise the limit's max_values.",
     "mirror_stale": "Run the daemon and look at its connection to the billing system.",
+    "outage": "Try again in a moment; if it lasts, look at Redis.",
     "policy_stale": "Run the daemon, which renews policies before their periods end.",
 }

@@ -19,7 +19,7 @@ from spendgate.reservation import Facts, Finish, finish
 from spendgate.state import CustomerState, Override, OverrideSet, PolicyState, Standing
 
 Kind = Literal["decision", "finish", "standing", "denials", "repair", "snapshot"]
-FinishMode = Literal["commit", "release", "expire", "extend"]
+FinishMode = Literal["commit", "release", "expire", "extend", "settle"]
 
 
 class Result(msgspec.Struct, frozen=True, array_like=True):
@@ -35,7 +35,8 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, dict=True):
-    """`kind`: `decision`; `finish` (a reservation that ended or was extended, by `mode`); `standing` (state or threshold
+    """`kind`: `decision`; `finish` (a reservation that ended or was extended, or what
+    passed in an outage and is debited now, by `mode`); `standing` (state or threshold
     changed without an event); `denials` (`result.count` further denials of one rule in one second); `repair` (counters
     of reservations that did not add up); `snapshot` (never stored).
 

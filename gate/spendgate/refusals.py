@@ -8,8 +8,8 @@ from typing import Final
 
 from spendgate.errors import (
     AboveReserved,
+    BacklogFull,
     Conflict,
-    GateUnavailable,
     InvalidEvent,
     NotPrepared,
     ReservationFinished,
@@ -72,9 +72,7 @@ _OF_ANY: Final[dict[str, Callable[[str, str], SpendgateError]]] = {
     "no_policy": lambda _, customer_id: NotPrepared(
         f"no policy document is loaded for customer {customer_id!r}: start the daemon once"
     ),
-    "backlog_full": lambda _, __: GateUnavailable(
-        "the store is too far behind: nothing is decided until the daemon has caught up"
-    ),
+    "backlog_full": lambda _, __: BacklogFull(),
     "reservations_full": lambda count, customer_id: TooManyReservations(
         f"customer {customer_id!r} has {count} open reservations; end some first"
     ),

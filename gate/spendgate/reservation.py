@@ -22,7 +22,8 @@ from spendgate.policy import EffectivePolicy, ReservationTerms
 from spendgate.state import PolicyState
 
 Action = Literal["commit", "release", "extend"]
-ReservationStatus = Literal["open", "committed", "released", "expired"]
+ReservationStatus = Literal["open", "committed", "released", "expired", "settled"]
+"""`settled`: no reservation, but what a process let pass by itself in an outage."""
 Quantities = tuple[tuple[str, int], ...]
 
 MAX_OPEN: Final = 100_000

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import strategies as made
 from spendgate import script as scripts
-from spendgate.calls import decide_arguments, finish_arguments
+from spendgate.calls import decide_arguments, finish_arguments, settle_arguments
 from spendgate.control import FIRST_GENERATION
 from spendgate.decide import context_of
 from spendgate.event import usage_event
@@ -51,6 +51,7 @@ USED = (
     scripts.PUT_EXTERNAL,
     scripts.REFRESH,
     scripts.SWEEP,
+    scripts.SETTLE,
 )
 
 
@@ -69,7 +70,7 @@ class Equivalence(RuleBasedStateMachine):
     @initialize(policy=made.policies(), default=made.policies(), known=st.booleans())
     def install(self, policy, default, known):
         self.client.flushdb()
-        self.now_us, self.version, self.generation = made.START_US, 0, 1
+        self.now_us, self.version, self.generation, self.sequence = made.START_US, 0, 1, 0
         self.model = MemoryRedis(lambda: self.now_us, PLAYS)
         self.tokens: list[ReservationToken] = []
         self.policies: list[EffectivePolicy] = []
@@ -282,6 +283,29 @@ class Equivalence(RuleBasedStateMachine):
                     CUSTOMER, event.event_id, reply[1].decode(), self.now_us, event.quantities, event.metadata
                 )
             )
+
+    # Outages ---------------------------------------------------------------------------------------------------------
+
+    @rule(
+        given=made.EVENTS,
+        ago_us=st.sampled_from([0, 1, made.SECOND_US, made.DAY_US]),
+        policy=st.integers(0, 3),
+        again=st.sampled_from([False, False, True]),
+    )
+    def settle(self, given, ago_us, policy, again):
+        """What a process let pass by itself, under a policy that may have changed since."""
+        event = usage_event(CUSTOMER, **given)
+        digests = sorted(self.model.policies)
+        self.sequence += 0 if again else 1
+        arguments = settle_arguments(event, self.now_us - ago_us, digests[policy % len(digests)], "j", self.sequence)
+        reply = self.execute(scripts.SETTLE, *arguments[2:])
+        if reply[0] in (b"debited", b"known", b"conflict"):
+            assert self.execute(scripts.SETTLE, *arguments[2:])[0] == b"settled"
+
+    @rule(room=st.sampled_from([0, 1, 10**9]))
+    def backlog(self, room):
+        self.model.full_at = len(self.model.outbox.get(TAG, [])) + room
+        self.client.hset(f"{TAG}meta", "full_at", self.model.full_at)
 
     # Reservations ----------------------------------------------------------------------------------------------------
 

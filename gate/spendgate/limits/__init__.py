@@ -2,7 +2,7 @@
 
 A kind is a frozen struct with `rule` (what the script reads of it), `check` (one event against one counter), `finish` (a
 debit that comes later than it took effect), `exhaustion` (does it stop the customer whatever is asked), `changes_at_us`
-(when that changes by itself), and a `Counter` (None: it counts nothing) that knows its bytes. `script.py` joins the
+(when that changes by itself), `alone` (what of it one process may enforce by itself in an outage), and a `Counter` (None: it counts nothing) that knows its bytes. `script.py` joins the
 `.lua` files, and a property test holds the twins equal.
 """
 
@@ -42,6 +42,15 @@ def decode_counter(limit: Limit, raw: bytes) -> Any:
     if limit.Counter is None:
         raise ValueError(f"limit {limit.id!r} keeps no counter")
     return limit.Counter.decode(raw)
+
+
+def counter_of_field(field: str, raw: bytes) -> Counter:
+    """A counter whose limit is known by its `counter_field` only. Raises ValueError."""
+    kind = field.partition(":")[0]
+    counts = {limit.__struct_config__.tag: limit.Counter for limit in (Quota, Credits, Rate, Concurrency)}
+    if kind not in counts:
+        raise ValueError(f"{field!r} counts nothing")
+    return counts[kind].decode(raw)
 
 
 def speaks_of_all(limit: Limit) -> bool:
@@ -87,6 +96,7 @@ __all__ = [
     "WalletCounter",
     "Weight",
     "counter_field",
+    "counter_of_field",
     "decode_counter",
     "rule_of",
     "speaks_of_all",

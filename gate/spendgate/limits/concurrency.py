@@ -53,6 +53,10 @@ class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="ki
         """The kind's own part of what the script reads: see concurrency.lua."""
         return [self.max]
 
+    def alone(self, slots: int) -> Concurrency:
+        """See `Quota.alone`."""
+        return msgspec.structs.replace(self, max=self.max // slots)
+
     def check(self, event: UsageEvent, counter: OpenCounter | None, context: Context) -> Check:
         """`counter` None: nothing is open."""
         count = counter.open if counter is not None else 0

@@ -92,6 +92,11 @@ class Credits(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
         weights = [part for weight in self.weights for part in (weight.meter, weight.model, weight.micro_credits)]
         return [weights, self.floor, self.granted_when_unknown, self.outage_allowance]
 
+    def alone(self, slots: int) -> Credits:
+        """See `Quota.alone`; a wallet has no period, so its share does not come back by itself."""
+        share = self.outage_allowance // slots
+        return msgspec.structs.replace(self, granted_when_unknown=share, floor=0)
+
     def cost_of(self, event: UsageEvent) -> int | None:
         """Micro-credits of `event`; None when a weight is missing. Raises TooLarge beyond 9×10^15."""
         cost = 0

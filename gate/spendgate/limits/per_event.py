@@ -36,6 +36,10 @@ class PerEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind"
         """The kind's own part of what the script reads: see per_event.lua."""
         return [self.max, self.field or False]
 
+    def alone(self, slots: int) -> PerEvent:  # noqa: ARG002
+        """See `Quota.alone`: one event is judged alike everywhere."""
+        return self
+
     def check(self, event: UsageEvent, counter: None, context: Context) -> Check:  # noqa: ARG002
         amount = amount_of(event, self.meters)
         if amount and self.field is not None:

@@ -52,6 +52,13 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", t
         thresholds = [part for threshold in self.thresholds for part in (threshold.at, threshold.name)]
         return [*self.window.rule(), hard_cap, self.floor, thresholds or False, self.outage_allowance]
 
+    def alone(self, slots: int) -> Quota:
+        """What one of `slots` processes may let pass of this limit by itself while Redis is away."""
+        if self.hard_cap is None:
+            return self
+        share = self.outage_allowance // slots
+        return msgspec.structs.replace(self, cap=share, hard_cap=share, floor=0, thresholds=())
+
     def counter_at(self, counter: PeriodCounter | None, at_us: int) -> tuple[PeriodCounter, tuple[int, int] | None]:
         """The counter of the period that contains `at_us`, and that period; None when the table is exhausted."""
         period = self.window.period_at(at_us)

@@ -58,6 +58,10 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", ta
         """The kind's own part of what the script reads: see rate.lua."""
         return [self.units, self.per_us, self.burst]
 
+    def alone(self, slots: int) -> Rate:
+        """See `Quota.alone`: an equal part of the rate and of the burst."""
+        return msgspec.structs.replace(self, per_us=self.per_us * slots, burst=self.burst // slots)
+
     @property
     def ceiling(self) -> int:
         """The most debt, in unit·µs."""

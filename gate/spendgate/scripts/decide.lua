@@ -80,6 +80,9 @@ local function decide()
   if remembered then
     return use('duplicates').answer_again(customer, remembered, identity, fingerprint, mode, event, event_raw)
   end
+  if not dry_run and meta[2] - meta[3] >= 0 then
+    refuse('backlog_full')
+  end
   local reservation = nil
   if mode == 'reserve' then
     reservation = reservation_of(customer, event, identity, fingerprint, asked_us)

@@ -97,7 +97,7 @@ end
 
 -- The customer under the policy that a reservation was given under, with its counters now: a downgrade honours it. Where
 -- that policy is gone, the one in force serves.
-local function under(customer, digest)
+function reservations.under(customer, digest)
   local rules = digest ~= customer.digest and call('GET', customer.tag .. 'rules:' .. digest)
   local view = setmetatable({ moves = false }, { __index = customer })
   if rules then
@@ -130,7 +130,7 @@ end
 -- Ends a reservation: counters of the periods it named, the record, and the memory of how it ended. `held` false: Redis
 -- forgot the reservation, and with it what it had held. Gives the record's id and facts; `refresh` is to follow.
 function reservations.finish(customer, reservation, mode, reason, actual, held)
-  local view = under(customer, reservation.digest)
+  local view = reservations.under(customer, reservation.digest)
   local _, _, _, _, above = terms_of(view)
   local committed = mode == 'expire' and actual or committed_of(above, reservation.quantities, actual)
   local facts = reservations.facts(ENDED[mode], reservation, committed, actual)
@@ -168,7 +168,7 @@ end
 
 -- Moves a deadline. Refuses one beyond the plan's longest lifetime.
 function reservations.extend(customer, reservation, by_us)
-  local view = under(customer, reservation.digest)
+  local view = reservations.under(customer, reservation.digest)
   local _, max_lifetime_us, grace_us = terms_of(view)
   local latest_us = reservation.effective_at_us + max_lifetime_us
   if customer.now_us + by_us > latest_us then
@@ -191,7 +191,7 @@ function reservations.end_overdue(customer)
   for _, event_id in ipairs(due) do
     local reservation = reservations.open(customer, event_id)
     if reservation then
-      local _, _, _, commits = terms_of(under(customer, reservation.digest))
+      local _, _, _, commits = terms_of(reservations.under(customer, reservation.digest))
       local actual = commits and reservation.quantities or {}
       local reason = commits and 'expired_committed' or 'expired'
       -- A counter without room for what is committed must not hold up its customer for ever: then it is let go.

@@ -40,6 +40,8 @@ def play_decide(
     remembered = None if dry_run else recall(customer.seen, redis.generation, identity)
     if remembered is not None:
         return _repeat_answer(redis, customer, event, mode, identity, fingerprint, remembered)
+    if not dry_run:
+        redis.check_backlog(customer)
     if mode == "reserve" and asked_us > policy.reservations.max_lifetime_us:
         raise Refused("lifetime_too_long", policy.reservations.max_lifetime_us)
     held = customer.open.get(event.event_id) if mode == "reserve" and not dry_run else None

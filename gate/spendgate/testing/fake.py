@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from spendgate.client import Gate, SyncGate
-from spendgate.errors import GateUnavailable
+from spendgate.errors import Executed, GateUnavailable
 from spendgate.keys import SIGNING_KEY, partition_of, tag_of
 from spendgate.policy import EffectivePolicy
 from spendgate.record import Record, decode_record
@@ -16,6 +16,7 @@ from spendgate.state import Override, OverrideSet, PolicyState, Status
 from spendgate.testing.deciding import play_decide
 from spendgate.testing.memory import MemoryRedis, Play
 from spendgate.testing.reserving import play_finish_reservation, play_reserved
+from spendgate.testing.settling import play_hold_slot, play_settle
 from spendgate.testing.writing import (
     play_put_external,
     play_put_overrides,
@@ -38,6 +39,8 @@ PLAYS: Final[dict[str, Play]] = {
     "put_external": play_put_external,
     "refresh": play_refresh,
     "sweep": play_sweep,
+    "settle": play_settle,
+    "hold_slot": play_hold_slot,
 }
 """Scripts by name."""
 
@@ -86,15 +89,16 @@ class SyncMemoryTransport:
     def __init__(self, redis: MemoryRedis) -> None:
         self._redis = redis
         self.down = False
+        self.executed: Executed = "no"
 
     def run(self, script: Script, key: str, arguments: Sequence[Argument]) -> Any:  # noqa: ARG002
         if self.down:
-            raise GateUnavailable("the fake Redis is down")
+            raise GateUnavailable("the fake Redis is down", self.executed)
         return self._redis.run(script, arguments)
 
     def get(self, key: str) -> bytes | None:
         if self.down:
-            raise GateUnavailable("the fake Redis is down")
+            raise GateUnavailable("the fake Redis is down", self.executed)
         return b"a fake's signing key" if key == SIGNING_KEY else self._redis.get(key)
 
     def close(self) -> None:

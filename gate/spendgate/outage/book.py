@@ -1,0 +1,259 @@
+"""One journal and what follows from it: the shares that are used, what Redis does not know yet, and how it is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from spendgate.calls import finish_arguments, settle_arguments
+from spendgate.decide import Mode
+from spendgate.errors import BacklogFull, Conflict, NotPrepared
+from spendgate.event import UsageEvent
+from spendgate.keys import counters_key
+from spendgate.limits import Counters
+from spendgate.outage.entries import Ended, Entry, Granted, KeptCounter, Opened, Settled
+from spendgate.outage.journal import COMPACTED_ABOVE_BYTES, Journal
+from spendgate.outage.share import Shares, taken_back
+from spendgate.policy import EffectivePolicy
+from spendgate.reservation import Action
+from spendgate.script import FINISH_RESERVATION, SETTLE
+from spendgate.token import ReservationToken
+from spendgate.transports import SyncTransport
+
+PolicyOf = Callable[[str, str], EffectivePolicy]
+"""The policy that a customer had, by digest. Raises GateUnavailable and NotPrepared."""
+
+
+class Book:
+    """Thread-safe. `shares` are this process' own counters; `unsettled` counts what Redis does not know yet, `refused` what
+    it could not debit and a person has to look at."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.shares = Shares()
+        self.refused = 0
+        self._lock = threading.RLock()
+        self._sequence = 0
+        self._grants: dict[int, Granted] = {}
+        self._runs: dict[bytes, Granted] = {}
+        self._ends: dict[int, Ended] = {}
+        self._given: dict[bytes, Granted] = {}
+        for entry in journal.entries:
+            self._read(entry)
+        journal.entries = ()
+
+    @classmethod
+    def open_free(cls, folder: Path) -> Book:
+        """Raises OSError."""
+        return cls(Journal.open_free(folder))
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held from looking at the shares until what was let pass is noted."""
+        return self._lock
+
+    @property
+    def unsettled(self) -> int:
+        return len(self._grants) + len(self._runs) + len(self._ends)
+
+    @property
+    def is_whole(self) -> bool:
+        """Nothing of the share is used and nothing is left to settle."""
+        with self._lock:
+            return not self.unsettled and not self.shares.kept()
+
+    def given_before(self, event: UsageEvent, mode: Mode) -> Granted | None:
+        """What the same event was let pass with, if Redis does not know that yet. Raises Conflict for other content."""
+        granted = self._given.get(event.identity())
+        if granted is None:
+            return None
+        reserved = mode == "reserve"
+        if granted.event.fingerprint(reserved=granted.mode == "reserve") != event.fingerprint(reserved=reserved):
+            raise Conflict(event.customer_id, event.event_id)
+        return granted
+
+    def grant(
+        self,
+        event: UsageEvent,
+        mode: Mode,
+        effective_at_us: int,
+        policy: EffectivePolicy,
+        counters: Counters,
+        ends_at_us: int = 0,
+    ) -> tuple[Granted, Future[None]]:
+        """Note what is let pass; done when it is on disk."""
+        with self._lock:
+            self._sequence += 1
+            kept = self.shares.keep(policy, event, counters)
+            granted = Granted(self._sequence, event, mode, effective_at_us, policy.digest, kept, ends_at_us)
+            self._add(granted)
+            return granted, self.journal.append(granted)
+
+    def end(
+        self, token: ReservationToken, action: Action, actual: dict[str, int], policy: EffectivePolicy | None
+    ) -> tuple[Ended, Future[None]]:
+        """Note how a reservation ended; Redis is told later."""
+        with self._lock:
+            self._sequence += 1
+            kept = self._freed(token.event, actual, policy)
+            ended = Ended(self._sequence, token.event, token.stream_id, token.effective_at_us, action, actual, kept)
+            self._ends[ended.sequence] = ended
+            return ended, self.journal.append(ended)
+
+    def ended_by_redis(
+        self, token: ReservationToken, committed: dict[str, int], policy: EffectivePolicy | None
+    ) -> None:
+        """A reservation that was given here was ended where it belongs: Redis knows it now."""
+        with self._lock:
+            run = self._runs.get(token.event.identity())
+            if run is not None:
+                self._settled(run.sequence, self._freed(token.event, committed, policy))
+
+    def settle(self, transport: SyncTransport, policy_of: PolicyOf, now_us: int) -> set[str]:
+        """Tell Redis what it does not know, in the journal's order; customers that are stopped by it.
+
+        Raises GateUnavailable, ScriptFailed or NotPrepared where it has to be tried again."""
+        stopped = set()
+        for ended in list(self._ends.values()):
+            self._settle_end(transport, ended)
+        for granted in list(self._grants.values()):
+            if self._settle_grant(transport, granted, policy_of):
+                stopped.add(granted.event.customer_id)
+        for run in list(self._runs.values()):
+            if run.ends_at_us <= now_us:
+                self._end_overdue(transport, run, policy_of)
+        if self.journal.size > COMPACTED_ABOVE_BYTES and not self.unsettled:
+            self._compact()
+        return stopped
+
+    def close(self) -> None:
+        self.journal.close()
+
+    def _read(self, entry: Entry) -> None:
+        if isinstance(entry, Opened):
+            self._sequence = entry.sequence
+            self.shares.restore(entry.counters)
+            return
+        self._sequence = max(self._sequence, entry.sequence)
+        self.shares.restore(entry.counters)
+        if isinstance(entry, Granted):
+            self._add(entry)
+        elif isinstance(entry, Ended):
+            self._runs.pop(entry.event.identity(), None)
+            self._ends[entry.sequence] = entry
+        else:
+            self._drop(entry.sequence)
+            self.refused += bool(entry.problem)
+
+    def _add(self, granted: Granted) -> None:
+        identity = granted.event.identity()
+        self._given[identity] = granted
+        if granted.mode == "reserve":
+            self._runs[identity] = granted
+        else:
+            self._grants[granted.sequence] = granted
+
+    def _drop(self, sequence: int) -> None:
+        self._ends.pop(sequence, None)
+        granted = self._grants.pop(sequence, None)
+        runs = [run for run in self._runs.values() if run.sequence == sequence]
+        for each in ([granted] if granted is not None else []) + runs:
+            identity = each.event.identity()
+            self._runs.pop(identity, None)
+            self._given.pop(identity, None)
+
+    def _settled(self, sequence: int, kept: tuple[KeptCounter, ...] = (), problem: str = "") -> None:
+        with self._lock:
+            self._drop(sequence)
+            self.refused += bool(problem)
+            self.journal.append(Settled(sequence, kept, problem))
+
+    def _freed(
+        self, event: UsageEvent, used: dict[str, int], policy: EffectivePolicy | None
+    ) -> tuple[KeptCounter, ...]:
+        run = self._runs.pop(event.identity(), None)
+        if run is None or policy is None:
+            return ()
+        counters = self.shares.find(policy, event)
+        after = taken_back(policy, event, counters, run.effective_at_us, used=used)
+        return self.shares.keep(policy, event, after)
+
+    def _settle_grant(self, transport: SyncTransport, granted: Granted, policy_of: PolicyOf) -> bool:
+        """Whether its customer is stopped now."""
+        event = granted.event
+        policy = policy_of(event.customer_id, granted.digest)
+        arguments = settle_arguments(
+            event, granted.effective_at_us, granted.digest, self.journal.name, granted.sequence
+        )
+        reply = transport.run(SETTLE, counters_key(event.customer_id), arguments)
+        status, problem = reply[0].decode(), _problem_of(reply)
+        if problem:
+            self._settled(granted.sequence, problem=problem)
+            return False
+        # The share comes back where Redis counts the event within the limits, so that all shares together never let
+        # more pass beyond a limit than the allowance.
+        within = status in ("known", "conflict") or (status == "debited" and reply[3] == 1)
+        with self._lock:
+            kept: tuple[KeptCounter, ...] = ()
+            if within and granted.mode != "record":
+                counters = self.shares.find(policy, event)
+                after = taken_back(policy, event, counters, granted.effective_at_us, used=None)
+                kept = self.shares.keep(policy, event, after)
+            self._settled(granted.sequence, kept, "conflict" if status == "conflict" else "")
+        return bool(reply[2] != b"ok")
+
+    def _settle_end(self, transport: SyncTransport, ended: Ended) -> None:
+        token = ReservationToken(
+            ended.event.customer_id,
+            ended.event.event_id,
+            ended.stream_id,
+            ended.effective_at_us,
+            ended.event.quantities,
+            ended.event.metadata,
+        )
+        arguments = finish_arguments(token, ended.action, ended.actual)
+        reply = transport.run(FINISH_RESERVATION, counters_key(token.customer_id), arguments)
+        self._settled(ended.sequence, problem=_problem_of(reply))
+
+    def _end_overdue(self, transport: SyncTransport, run: Granted, policy_of: PolicyOf) -> None:
+        """Nobody has ended it: its plan says how. Somebody else may have, through Redis; then that counts."""
+        policy = policy_of(run.event.customer_id, run.digest)
+        commits = policy.reservations.at_deadline == "commit"
+        actual = dict(run.event.quantities) if commits else {}
+        event = run.event
+        token = ReservationToken(
+            event.customer_id,
+            event.event_id,
+            f"0-{run.sequence}",
+            run.effective_at_us,
+            event.quantities,
+            event.metadata,
+        )
+        arguments = finish_arguments(token, "commit" if commits else "release", actual)
+        reply = transport.run(FINISH_RESERVATION, counters_key(token.customer_id), arguments)
+        problem = _problem_of(reply)
+        with self._lock:
+            if problem == "reservation_finished":
+                self._settled(run.sequence)  # what was used of it stays in the share, for it is not known here
+            else:
+                self._settled(run.sequence, self._freed(event, actual, policy), problem)
+
+    def _compact(self) -> None:
+        with self._lock:
+            if not self.unsettled:
+                self.journal.compact(self._sequence, self.shares.kept(), ())
+
+
+def _problem_of(reply: list[Any]) -> str:
+    """The script's word where it refused for good, "" otherwise. Raises NotPrepared where it may be asked again."""
+    if reply[0] != b"error":
+        return ""
+    code = reply[1].decode()
+    if code == "backlog_full":
+        raise BacklogFull
+    if code in ("not_prepared", "no_policy"):
+        raise NotPrepared(f"Redis can't settle yet: {code}")
+    return str(code)

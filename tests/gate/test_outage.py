@@ -1,0 +1,402 @@
+"""What passes while Redis does not answer: no more than the allowance, nothing lost, nothing counted twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import closing, contextmanager
+
+import pytest
+import redis
+
+from house import DENY_UNKNOWN, credits_limit, policy_of, quota, state_of
+from proxy import Proxy
+from redis_servers import find_redis_servers, start_redis, stop
+from requirements import require
+from spendgate import Conflict, GateUnavailable, SyncGate, usage_event
+from spendgate.control import Control
+from spendgate.errors import NotPrepared
+from spendgate.keys import PARTITIONS
+from spendgate.limits import Concurrency
+from spendgate.outage.journal import Journal
+from spendgate.record import decode_record
+from spendgate.state import Override
+
+CARE_SECONDS = 20
+POLICY = policy_of(quota(1000, outage_allowance=103))
+
+
+class Site:
+    """A Redis that can be stopped, and gates with journals, each a process of its own as far as slots are concerned."""
+
+    def __init__(self, run, directory, binary) -> None:
+        self.run, self.directory = run, directory
+        self.process, self.url = start_redis(binary, directory)
+        self.redis = redis.Redis.from_url(self.url)
+        self.control = Control.from_url(self.url)
+        self.gates: list[SyncGate] = []
+
+    def prepare(self, policy=POLICY, slots=4, **fields) -> None:
+        self.run(self.control.prepare(slots))
+        self.run(self.control.put_default(DENY_UNKNOWN))
+        self.contract(policy, **fields)
+
+    def contract(self, policy, version=1, **fields) -> None:
+        self.run(self.control.put_state("acme", state_of(policy, version, **fields), policy))
+
+    def gate(self, journal="journals", url=None, timeout_seconds=5.0) -> SyncGate:
+        """Its slot is held when this returns."""
+        gate = SyncGate.from_url(url or self.url, timeout_seconds=timeout_seconds, journal=self.directory / journal)
+        self.gates.append(gate)
+        assert gate.outage.wait_for_care(CARE_SECONDS)
+        return gate
+
+    @contextmanager
+    def outage(self, *gates):
+        """Redis stops answering; the gates have found out."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            for gate in gates:
+                while not gate.outage.is_open:
+                    gate.outage.failed(GateUnavailable("Redis is stopped", "no"))
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+        for gate in gates:
+            assert gate.outage.wait_for_care(CARE_SECONDS)
+            assert gate.outage.wait_for_care(CARE_SECONDS)
+
+    def used(self, gate) -> int:
+        return gate.snapshot("acme").limits()[0].used
+
+    def records(self):
+        cursors = dict.fromkeys(range(PARTITIONS), "0-0")
+        return [decode_record(raw) for _, _, raw in self.run(self.control.read_outbox(cursors, 10_000))]
+
+    def close(self) -> None:
+        for gate in self.gates:
+            gate.close()
+        self.redis.close()
+        self.run(self.control.aclose())
+        stop(self.process)
+
+
+@pytest.fixture
+def site(run, tmp_path):
+    servers = find_redis_servers()
+    require("a redis-server or valkey-server", found=bool(servers))
+    made = Site(run, tmp_path, next(iter(servers.values())))
+    yield made
+    made.close()
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2].partition("/")[0])
+
+
+def spend(gate, quantity=10, times=1, **fields):
+    return [gate.decide("acme", "tokens", quantity, **fields) for _ in range(times)]
+
+
+def test_a_share_of_the_allowance_passes_and_is_settled(site):
+    site.prepare()
+    gate = site.gate()
+    spend(gate, 100)
+    with site.outage(gate):
+        answers = spend(gate, 10, 4)
+        assert [each.outcome for each in answers] == ["allow", "allow", "throttle", "throttle"]
+        assert [each.reason for each in answers] == ["allowed_in_outage"] * 2 + ["outage"] * 2
+        assert all(each.degraded and each.overshoot_bound == {"tokens-day": 100} for each in answers)
+        assert answers[2].limit_id == "tokens-day"
+        assert answers[2].retry_after_seconds == 1
+        assert answers[2].message
+        assert answers[2].unblock is not None
+        assert gate.outage.status.unsettled == 2
+    assert gate.outage.status.unsettled == 0
+    assert site.used(gate) == 120
+    settled = [record for record in site.records() if record.mode == "settle"]
+    assert [record.event.event_id for record in settled] == [each.event_id for each in answers[:2]]
+    assert [record.reservation.effective_at_us for record in settled] == [each.effective_at_us for each in answers[:2]]
+    assert spend(gate, 10, event_id=answers[0].event_id)[0].duplicate
+
+
+def test_the_same_event_is_let_pass_once_and_other_content_is_a_conflict(site):
+    site.prepare()
+    gate = site.gate()
+    spend(gate)
+    with site.outage(gate):
+        first, second = spend(gate, 10, 2, event_id="run-1")
+        assert first.allowed
+        assert second.allowed
+        assert first.effective_at_us == second.effective_at_us
+        with pytest.raises(Conflict):
+            gate.decide("acme", "tokens", 11, event_id="run-1")
+    assert site.used(gate) == 20
+
+
+def test_nothing_passes_for_a_customer_who_was_stopped_or_is_not_known_here(site):
+    site.prepare()
+    gate = site.gate()
+    spend(gate, 1000)
+    with site.outage(gate):
+        answer = spend(gate, 1)[0]
+        assert answer.outcome != "allow"
+        with pytest.raises(GateUnavailable):
+            gate.decide("somebody else", "tokens", 1)
+
+
+@pytest.mark.parametrize("status", ["suspended", "cancelled", "unknown"])
+def test_nothing_passes_for_a_customer_without_a_contract_in_force(site, status):
+    site.prepare(status=status)
+    gate = site.gate()
+    spend(gate, 1)
+    with site.outage(gate):
+        assert not spend(gate, 1)[0].allowed
+
+
+def test_a_stop_by_hand_holds_in_an_outage(site):
+    site.prepare()
+    gate = site.gate()
+    stop_forever = Override("o1", "stop", until_us=9_000_000_000_000_000)
+    site.run(site.control.put_overrides("acme", [stop_forever], 1))
+    spend(gate, 1)
+    with site.outage(gate):
+        assert spend(gate, 1)[0].reason == "override_stop"
+
+
+def test_nothing_passes_without_a_slot(site):
+    site.prepare(slots=1)
+    first, second = site.gate(), site.gate()
+    spend(first)
+    spend(second)
+    assert (first.outage.status.slot, second.outage.status.slot) == (1, 0)
+    with site.outage(first, second):
+        assert spend(first, 103)[0].allowed
+        assert spend(second, 1)[0].reason == "outage"
+
+
+def test_the_number_of_slots_stays(site):
+    site.prepare(slots=4)
+    with pytest.raises(NotPrepared, match="4 slots"):
+        site.run(site.control.prepare(5))
+
+
+def test_what_was_let_pass_survives_the_process(site):
+    """Another process finds the journal: the share is used, and what is in it gets settled."""
+    site.prepare()
+    program = """
+        import os, signal, sys
+        from spendgate import GateUnavailable, SyncGate
+        gate = SyncGate.from_url(sys.argv[1], timeout_seconds=5, journal=sys.argv[2])
+        assert gate.outage.wait_for_care(20)
+        gate.decide("acme", "tokens", 100)
+        os.kill(int(sys.argv[3]), signal.SIGSTOP)
+        while not gate.outage.is_open:
+            gate.outage.failed(GateUnavailable("stopped", "no"))
+        print(gate.decide("acme", "tokens", 20, event_id="run-1").outcome, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), site.url, site.directory / "journals"]
+    ran = subprocess.run([*command, str(site.process.pid)], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.stdout == "allow\n", ran.stderr
+    assert ran.returncode == -signal.SIGKILL
+    os.kill(site.process.pid, signal.SIGCONT)
+    gate = site.gate()
+    assert gate.outage.wait_for_care(CARE_SECONDS)
+    assert site.used(gate) == 120
+    assert gate.decide("acme", "tokens", 20, event_id="run-1").duplicate
+
+
+def test_a_used_share_stays_used_for_the_next_process(site):
+    site.prepare()
+    gate = site.gate()
+    spend(gate)
+    site.process.send_signal(signal.SIGSTOP)
+    while not gate.outage.is_open:
+        gate.outage.failed(GateUnavailable("Redis is stopped", "no"))
+    assert spend(gate, 20)[0].allowed
+    gate.close()
+    journal = Journal.open_numbered(site.directory / "journals", 1)
+    held = [entry for entry in journal.entries if type(entry).__name__ == "Granted"]
+    journal.close()
+    assert [each.event.quantities for each in held] == [{"tokens": 20}]
+    site.process.send_signal(signal.SIGCONT)
+
+
+def test_an_answer_that_was_lost_is_not_counted_twice(site):
+    """Redis executed it, nobody heard of it, and the process let it pass by itself."""
+    site.prepare()
+    with closing(Proxy(port_of(site.url))) as proxy:
+        gate = site.gate(url=f"redis://127.0.0.1:{proxy.port}/0")
+        spend(gate)
+        proxy.replies.drop_next()
+        answer = spend(gate, 20, event_id="run-1")[0]
+        assert answer.allowed
+        assert answer.degraded
+        assert gate.outage.wait_for_care(CARE_SECONDS)
+        assert gate.outage.wait_for_care(CARE_SECONDS)
+        assert gate.outage.status.unsettled == 0
+        assert site.used(gate) == 30
+        assert not [record for record in site.records() if record.mode == "settle"]
+
+
+def test_where_redis_may_have_let_it_pass_nobody_says_that_it_did_not(site):
+    site.prepare()
+    with closing(Proxy(port_of(site.url))) as proxy:
+        gate = site.gate(url=f"redis://127.0.0.1:{proxy.port}/0")
+        spend(gate)
+        proxy.replies.drop_next()
+        with pytest.raises(GateUnavailable) as failure:
+            spend(gate, 500, event_id="run-1")
+        assert failure.value.executed == "unknown"
+        assert spend(gate, 500, event_id="run-1")[0].duplicate
+
+
+def test_a_share_comes_back_only_while_the_limit_has_room(site):
+    site.prepare()
+    gate = site.gate()
+    spend(gate, 985)
+    with site.outage(gate):
+        assert [each.allowed for each in spend(gate, 10, 2)] == [True, True]
+    assert site.used(gate) == 1005  # the first of them fitted, the second did not
+    site.contract(policy_of(quota(2000, outage_allowance=103)), version=2)
+    spend(gate, 1)
+    with site.outage(gate):
+        assert [each.allowed for each in spend(gate, 5, 4)] == [True, True, True, False]
+
+
+def test_all_slots_together_stay_within_the_allowance(site):
+    site.prepare(slots=3)
+    gates = [site.gate(), site.gate(), site.gate()]
+    spend(gates[0], 1000)
+    site.contract(policy_of(quota(1001, outage_allowance=100)), version=2)
+    for gate in gates:
+        gate.decide("acme", "tokens", 1, dry_run=False)
+    for _ in range(2):
+        with site.outage(*gates):
+            for gate in gates:
+                spend(gate, 1, 40)
+    assert 1001 <= site.used(gates[0]) <= 1001 + 3 * (100 // 3)
+
+
+def test_credits_pass_by_their_own_allowance(site):
+    site.prepare(policy_of(credits_limit(outage_allowance=400)), granted_micro_credits=10_000)
+    gate = site.gate()
+    spend(gate, 1)
+    with site.outage(gate):
+        assert [each.allowed for each in spend(gate, 5, 3)] == [True, True, False]
+    assert site.used(gate) == 110
+
+
+def test_a_limit_without_allowance_lets_nothing_pass(site):
+    site.prepare(policy_of(quota(1000)))
+    gate = site.gate()
+    spend(gate, 1)
+    with site.outage(gate):
+        answer = spend(gate, 1)[0]
+        assert answer.reason == "outage"
+        assert answer.overshoot_bound == {"tokens-day": 0}
+
+
+def test_usage_that_already_happened_is_recorded_in_an_outage_too(site):
+    site.prepare(policy_of(quota(1000)))
+    gate = site.gate()
+    spend(gate, 1)
+    with site.outage(gate):
+        answer = gate.record("acme", "tokens", 2_000)
+        assert answer.reason == "recorded"
+        assert answer.degraded
+    assert site.used(gate) == 2_001
+
+
+def test_a_run_is_reserved_and_committed_in_an_outage(site):
+    site.prepare(policy_of(quota(1000, outage_allowance=400), Concurrency("open", ("tokens",), max=8)))
+    gate = site.gate()
+    spend(gate, 1)
+    with site.outage(gate):
+        with gate.reserve("acme", "tokens", 60) as run:
+            assert run.decision.degraded
+            run.commit(25)
+        assert run.finished.committed == {"tokens": 25}
+        with gate.reserve("acme", "tokens", 70) as run:
+            run.commit(70)
+        assert not spend(gate, 10)[0].allowed
+    assert site.used(gate) == 96
+    assert gate.snapshot("acme").limits()[1].reserved == 0
+    assert gate.outage.status.unsettled == 0
+
+
+def test_a_run_reserved_in_an_outage_is_committed_when_redis_is_back(site):
+    site.prepare(policy_of(quota(1000, outage_allowance=400)))
+    gate = site.gate()
+    spend(gate, 1)
+    with site.outage(gate):
+        reserved = gate.submit(usage_event("acme", "tokens", 60), mode="reserve")
+    assert gate.commit(reserved.reservation_id, 25).committed == {"tokens": 25}
+    assert gate.commit(reserved.reservation_id, 25).duplicate
+    assert site.used(gate) == 26
+    assert gate.outage.status.unsettled == 0
+
+
+def test_a_torn_last_entry_is_one_that_nobody_was_answered_for(site):
+    site.prepare()
+    gate = site.gate()
+    spend(gate)
+    site.process.send_signal(signal.SIGSTOP)
+    while not gate.outage.is_open:
+        gate.outage.failed(GateUnavailable("Redis is stopped", "no"))
+    spend(gate, 10, 2)
+    gate.close()
+    path = site.directory / "journals" / "0001.journal"
+    path.write_bytes(path.read_bytes()[:-3])
+    site.process.send_signal(signal.SIGCONT)
+    again = site.gate()
+    assert again.outage.wait_for_care(CARE_SECONDS)
+    assert site.used(again) == 20
+
+
+def test_a_journal_that_cannot_be_written_lets_nothing_pass(site, monkeypatch):
+    site.prepare()
+    gate = site.gate()
+    spend(gate)
+
+    def no_space(_file):
+        raise OSError(28, "No space left on device")
+
+    with site.outage(gate):
+        monkeypatch.setattr("spendgate.outage.journal.os.fsync", no_space)
+        with pytest.raises(GateUnavailable, match="No space left"):
+            spend(gate, 10)
+        monkeypatch.undo()
+
+
+def test_a_slot_is_taken_over_for_later_periods_only(site):
+    """The process that held it may still be at work where this Redis can't see it."""
+    site.prepare(slots=1)
+    gate = site.gate("one machine")
+    gate.outage.close()
+    seconds, _ = site.redis.time()
+    expired_us = (seconds - 3600) * 1_000_000
+    site.redis.hset("sg:slots", "slot:1", f"other {expired_us} 0")
+    second = site.gate("another machine")
+    assert second.outage.status.slot == 1
+    spend(second, 1)
+    with site.outage(second):
+        assert spend(second, 1)[0].reason == "outage"  # today began before the other's time was over
+
+
+def test_a_backlog_that_the_store_does_not_keep_up_with_is_an_outage(site):
+    site.prepare()
+    gate = site.gate()
+    spend(gate, 1)
+    for partition in range(PARTITIONS):
+        site.redis.hset(f"sg:{{p{partition:03d}}}:meta", "full_at", 0)
+    assert [each.outcome for each in spend(gate, 10, 3)] == ["allow", "allow", "throttle"]
+    for partition in range(PARTITIONS):
+        site.redis.hset(f"sg:{{p{partition:03d}}}:meta", "full_at", 10**6)
+    assert gate.outage.wait_for_care(CARE_SECONDS)
+    assert gate.outage.wait_for_care(CARE_SECONDS)
+    assert site.used(gate) == 21
