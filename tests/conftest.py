@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,9 @@ from redis_servers import find_redis_servers, start_redis
 from requirements import require
 from spendgate import Gate
 from spendgate.control import Control
+
+os.environ.setdefault("SPENDGATE_DECISION_DEADLINE_MS", "5000")
+"""A busy machine is no outage: processes that tests start wait as long as their tests do."""
 
 
 @pytest.fixture(scope="session")

@@ -86,6 +86,22 @@ class Settings(BaseSettings):
     dashboard_url: str | None = Field(
         None, description="Where people reach the dashboard, for sign-in links. None: this machine at its port."
     )
+    decision_deadline_ms: int = Field(
+        20,
+        ge=1,
+        le=10_000,
+        description="Milliseconds that Redis has to decide; beyond, the API follows the outage rule.",
+    )
+    outage_slots: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Processes that share the outage allowances; fixed by the first start. None: what is there, or 8.",
+    )
+    outage_journal: Path | None = Field(
+        None,
+        description="Directory for what passes in an outage, on a disk that survives. None: `journal` in the home.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )

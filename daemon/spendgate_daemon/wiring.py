@@ -14,6 +14,7 @@ import msgspec
 from spendgate.client import Gate
 from spendgate.control import Control, Install
 from spendgate_daemon.api import Services
+from spendgate_daemon.api.metrics import watch_outage
 from spendgate_daemon.documents import PolicyDocument, load_default, load_document
 from spendgate_daemon.jobs import Job
 from spendgate_daemon.metrics import OUTBOX_ENTRIES
@@ -95,10 +96,20 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         gate = await stack.enter_async_context(Gate.from_url(redis_url, timeout_seconds=GATE_TIMEOUT_SECONDS))
         await control.ping()
         await refuse_eviction(control.redis, acknowledged=settings.redis_policy_acknowledged)
-        install = await control.prepare()
+        install = await control.prepare(settings.outage_slots)
         store = await asyncio.to_thread(Store.open, database_url)
         stack.push_async_callback(asyncio.to_thread, store.close)
         yield Parts(gate, control, store, install)
+
+
+def open_decider(settings: Settings) -> Gate:
+    """The gate of the decision path, with its deadline and its journal. Raises SettingsError where that can't be written."""
+    redis_url, _ = required(settings)
+    folder = settings.outage_journal or settings.home / "journal"
+    try:
+        return Gate.from_url(redis_url, timeout_seconds=settings.decision_deadline_ms / 1000, journal=folder)
+    except OSError as exc:
+        raise SettingsError(f"SPENDGATE_OUTAGE_JOURNAL: {folder} can't be written: {exc.strerror}") from exc
 
 
 def required(settings: Settings) -> tuple[str, str]:
@@ -112,10 +123,13 @@ def required(settings: Settings) -> tuple[str, str]:
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """What the API serves."""
-    async with open_parts(settings) as parts:
+    async with open_parts(settings) as parts, open_decider(settings) as decider:
         secret = value_of(settings.webhook_secret)
+        if decider.outage is not None:
+            watch_outage(decider.outage)
         yield Services(
             gate=parts.gate,
+            decider=decider,
             control=parts.control,
             store=parts.store,
             webhooks=WebhookReceiver(secret, parts.control) if secret is not None else None,

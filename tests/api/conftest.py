@@ -35,6 +35,7 @@ meters:
 plans:
   basic:
     models: ["claude-*"]
+    outage_allowance: 5%
     limits:
       - {kind: quota, id: tokens-month, meter: tokens, cap: contract, period: month, thresholds: [80]}
       - {kind: rate, id: runs-rate, meter: ai_agent_run, rate: 600/min, burst: 5}
@@ -117,6 +118,7 @@ def running(run, url: str, database: Path):
     served_control, served_gate = Control.from_url(url), Gate.from_url(url, timeout_seconds=5)
     made.services = Services(
         gate=served_gate,
+        decider=served_gate,
         control=served_control,
         store=store,
         webhooks=WebhookReceiver(SECRET, served_control),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import msgspec
 import pytest
 import sqlalchemy as sa
 from httpx import ASGITransport, AsyncClient
 
+from proxy import Proxy
 from spendgate import Gate
 from spendgate.control import Control
 from spendgate_daemon.api import create_app
@@ -26,7 +29,7 @@ def call(run, services, method, path, **given):
 @pytest.fixture
 def without_redis(api):
     gate, control = Gate.from_url(NOBODY), Control.from_url(NOBODY)
-    yield msgspec.structs.replace(api.services, gate=gate, control=control)
+    yield msgspec.structs.replace(api.services, gate=gate, decider=gate, control=control)
     api.run(gate.aclose())
     api.run(control.aclose())
 
@@ -54,6 +57,28 @@ def test_without_redis_a_batch_tells_it_event_by_event(api, without_redis):
         api.run, without_redis, "POST", "/v1/decisions/batch", headers=api.headers("decide"), json={"events": [EVENT]}
     )
     assert [result["status"] for result in answer.json()["results"]] == [503]
+
+
+def test_in_an_outage_the_allowance_passes_and_the_rest_may_try_again(api, redis_url, tmp_path):
+    """Over HTTP these are decisions like any other: 200, or 429 where a gateway asked for that."""
+    api.contract()
+    proxy = Proxy(urlsplit(redis_url).port)
+    gate = Gate.from_url(f"redis://127.0.0.1:{proxy.port}/0", timeout_seconds=5, journal=tmp_path / "journal")
+    assert gate.outage.wait_for_care(20)
+    services = msgspec.structs.replace(api.services, decider=gate)
+    headers = api.headers("decide")
+    before = call(api.run, services, "POST", "/v1/decisions", headers=headers, json=EVENT).json()
+    assert (before["degraded"], before["overshoot_bound"]) == (False, {})
+    proxy.close()
+    fits = call(api.run, services, "POST", "/v1/decisions", headers=headers, json=EVENT)
+    assert (fits.status_code, fits.json()["decision"], fits.json()["degraded"]) == (200, "allow", True)
+    assert all(bound > 0 for bound in fits.json()["overshoot_bound"].values())
+    too_much = EVENT | {"quantity": 10**9}
+    waits = call(
+        api.run, services, "POST", "/v1/decisions", headers=headers | {"prefer": "status=gateway"}, json=too_much
+    )
+    assert waits.status_code in (402, 429), waits.text
+    api.run(gate.aclose())
 
 
 def test_readiness_says_which_part_fails_and_keeps_addresses_to_itself(api, without_redis):

@@ -15,8 +15,10 @@ from spendgate_daemon.store import Store
 
 
 async def main(redis_url: str, store_url: str, port: int) -> None:
+    gate = Gate.from_url(redis_url, timeout_seconds=5)
     services = Services(
-        gate=Gate.from_url(redis_url, timeout_seconds=5),
+        gate=gate,
+        decider=gate,
         control=Control.from_url(redis_url),
         store=Store.open(store_url, migrate=False),
         webhooks=None,

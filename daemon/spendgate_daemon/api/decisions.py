@@ -28,7 +28,7 @@ from spendgate_daemon.api.asgi import (
     send_problem,
 )
 from spendgate_daemon.api.auth import Authenticator, Principal
-from spendgate_daemon.api.metrics import DECISION_SECONDS, DECISIONS
+from spendgate_daemon.api.metrics import DECISION_SECONDS, DECISIONS, DEGRADED
 from spendgate_daemon.api.problems import Problem, internal, invalid, problem_of
 from spendgate_daemon.api.reading import EVENT_FIELDS, read_event, read_object
 from spendgate_daemon.api.services import Services
@@ -140,12 +140,14 @@ class DecisionPath:
             traceparent=headers.get("traceparent"),
         )
         try:
-            decision = await self._services.gate.submit(event, mode=mode, dry_run=dry_run)
+            decision = await self._services.decider.submit(event, mode=mode, dry_run=dry_run)
         except InvalidEvent as exc:
             raise _as_written(exc, value) from exc
         if decision.reason == "unknown_customer" and decision.record.state is None and not dry_run:
             decision = await self._after_one_fetch(event, decision)
         DECISIONS.labels(decision.outcome, decision.reason).inc()
+        if decision.degraded:
+            DEGRADED.labels(decision.outcome).inc()
         return decision
 
     async def _after_one_fetch(self, event: UsageEvent, denied: Decision) -> Decision:
@@ -159,7 +161,7 @@ class DecisionPath:
             while time.monotonic() < deadline:
                 snapshot = await self._services.gate.snapshot(event.customer_id)
                 if snapshot.known:
-                    return await self._services.gate.submit(event)
+                    return await self._services.decider.submit(event)
                 if snapshot.state is not None:
                     break
                 await asyncio.sleep(FETCH_POLL_SECONDS)

@@ -19,10 +19,11 @@ def clock_us() -> int:
 
 
 class Services(msgspec.Struct, frozen=True):
-    """`webhooks` None: no secret is configured, and webhooks are refused. `sandbox`: the mirrored UsageBox is the
+    """`decider` decides, by its deadline and in an outage too; `gate` reads. `webhooks` None: no secret is configured, and webhooks are refused. `sandbox`: the mirrored UsageBox is the
     embedded one. `environment` and `install_id` are shown to people."""
 
     gate: Gate
+    decider: Gate
     control: Control
     store: Store
     webhooks: WebhookReceiver | None

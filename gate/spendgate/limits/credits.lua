@@ -11,7 +11,7 @@ local function read(raw)
   if not raw then
     return {
       used = 0, external = 0, external_at_us = 0, reserved = 0, stale_us = 0, stale_used = 0, external_seen = 0,
-      covered = 0, burnt = {},
+      covered = 0, burnt = NONE,
     }
   end
   local used, external, external_at_us, reserved, stale_us, stale_used, external_seen, covered, at =
@@ -19,7 +19,7 @@ local function read(raw)
   return {
     used = used, external = external, external_at_us = external_at_us, reserved = reserved, stale_us = stale_us,
     stale_used = stale_used, external_seen = external_seen, covered = covered,
-    burnt = at <= #raw and cmsgpack.unpack(raw:sub(at)) or {},
+    burnt = at <= #raw and cmsgpack.unpack(raw:sub(at)) or NONE,
   }
 end
 

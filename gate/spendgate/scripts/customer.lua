@@ -15,7 +15,7 @@ local function standing_of(raw)
   if not raw then
     return {
       state = 0, throttled_until_us = 0, next_change_us = 0, version = 0, reservations_end_us = 0,
-      override_units = {}, denials = {},
+      override_units = NONE, denials = NONE,
     }
   end
   local state, throttled_until_us, next_change_us, version, reservations_end_us, at = unpacked(STANDING, raw)
@@ -23,7 +23,7 @@ local function standing_of(raw)
   return {
     state = state, throttled_until_us = throttled_until_us, next_change_us = next_change_us, version = version,
     reservations_end_us = reservations_end_us,
-    override_units = more and more[1] or {}, denials = more and more[2] or {},
+    override_units = more and more[1] or NONE, denials = more and more[2] or NONE,
   }
 end
 
@@ -105,8 +105,9 @@ local function record(self, kind, mode, event_raw, result, facts)
     state_raw and state_raw:sub(42) or NIL,
     count < 16 and char(144 + count) or packed('>BI2', 220, count),
   }
-  local at = #parts
-  local function add_binary(raw)
+  local at = 5
+  for index = 1, count + 1 do -- what follows the counters is the standing
+    local raw = index <= count and counters[index] or index > count and self.standing_raw
     if raw then
       parts[at + 1] = #raw < 256 and char(196, #raw) or packed('>BI2', 197, #raw)
       parts[at + 2] = raw
@@ -116,20 +117,17 @@ local function record(self, kind, mode, event_raw, result, facts)
       at = at + 1
     end
   end
-  for index = 1, count do
-    add_binary(counters[index])
-  end
-  add_binary(self.standing_raw)
   parts[at + 1], parts[at + 2], parts[at + 3] = self.overrides_raw or NIL, result, facts or ''
   return table.concat(parts)
 end
 
 -- What was decided, as a record holds it. `crossed` nil is none.
 local function result(outcome, reason, limit_id, override_id, state, crossed, count)
-  return '\151'
-    .. pack(outcome, reason, limit_id, override_id, STATES[state])
-    .. (crossed and pack(crossed) or '\144')
-    .. pack(count or 1)
+  local judgement = '\151' .. pack(outcome, reason, limit_id, override_id, STATES[state])
+  if crossed or count then
+    return judgement .. (crossed and pack(crossed) or '\144') .. pack(count or 1)
+  end
+  return judgement .. '\144\001'
 end
 
 -- The first write of every script: refused whole when Redis is out of memory, so nothing is ever half done. The id says

@@ -121,7 +121,7 @@ local function decide()
       end
     end
   end
-  local override_units = {}
+  local override_units = NONE
   if customer.overrides then
     override_units = use('overrides').units(customer, reason == 'allowed_by_override' and override_id or nil, units)
   end

@@ -5,6 +5,7 @@
 -- an error rolls nothing back.
 local MAX_COUNTER = 9e15
 local NIL = '\192'
+local NONE = {} -- a list that nobody adds to
 local STALE_RETRY_US = 60000000
 local modules, seldom, rest -- what makes each module; those of `seldom` are looked for last
 local made = {}

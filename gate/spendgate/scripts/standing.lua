@@ -15,7 +15,7 @@ local function after_of(customer, checks, debited, throttled_until_us, override_
   if throttled then
     change_us = min(change_us, throttled_until_us)
   end
-  for _, exhausted in ipairs(checks.exhausted or {}) do
+  for _, exhausted in ipairs(checks.exhausted or NONE) do
     local rule, spare, spent, ends_us = unpack(exhausted)
     if spare <= 0 or debited and spare <= spent then
       if ends_us > 0 then
@@ -45,7 +45,7 @@ end
 -- `sweeping`: the customer's place in the calendar is used up; `reservations_end_us` nil: reservations did not change.
 local function refresh(customer, changed, sweeping, reservations_end_us)
   local before = customer.standing
-  local units = customer.overrides and use('overrides').units(customer) or {}
+  local units = customer.overrides and use('overrides').units(customer) or NONE
   local after = after_of(customer, use('limits')(customer, nil), false, before.throttled_until_us, units)
   after.reservations_end_us = reservations_end_us or before.reservations_end_us
   if changed and after.version == before.version then

@@ -116,11 +116,15 @@ LIMIT: Final = answer(
 
 DECISION: Final = answer(
     decision=OUTCOME,
-    decision_id=nullable(TEXT) | {"description": "Null for a dry run, which is not kept."},
+    decision_id=nullable(TEXT)
+    | {"description": "Null for a dry run, which is not kept, and for a degraded answer until it is settled."},
     event_id=TEXT,
     retry_safe=BOOLEAN,
     duplicate=BOOLEAN,
     dry_run=BOOLEAN,
+    degraded=BOOLEAN | {"description": "Answered without Redis, by the outage rule; settled when it is back."},
+    overshoot_bound=mapped(WHOLE)
+    | {"description": "When degraded: the most units that can pass beyond each limit of the event, by all processes."},
     customer_id=TEXT,
     customer_state=STATE,
     reason=answer(code=TEXT, message=TEXT),
