@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Final
 
@@ -11,21 +12,12 @@ import msgspec
 LIMIT_KINDS: Final = ("quota", "credits", "rate", "concurrency", "per_event")
 """Lua twins in limits/, one a kind."""
 
-MODULES: Final = (
-    "customer",
-    "denials",
-    "events",
-    "finish",
-    "kept",
-    "limits",
-    "memory",
-    "overrides",
-    "per",
-    "periods",
-    "reservations",
-    "standing",
-)
-"""What several scripts share, in scripts/. A module's name is its file's."""
+MODULES: Final = ("customer", "events", "limits", "memory", "periods", "standing")
+"""What nearly every script uses, in scripts/. A module's name is its file's."""
+
+SELDOM: Final = ("denials", "duplicates", "finish", "grants", "kept", "overrides", "per", "reservations")
+"""What few decisions need, in scripts/. Redis makes a script's functions anew at every run, so these cost the others one
+function in all."""
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -43,11 +35,19 @@ def load_script(name: str) -> Script:
     def read(path: str) -> str:
         return package.joinpath(path).read_text(encoding="utf-8")
 
-    parts = [read("scripts/prelude.lua")]
-    for folder, modules in (("limits", LIMIT_KINDS), ("scripts", MODULES)):
-        parts += [f"modules.{module} = function()\n{read(f'{folder}/{module}.lua')}end\n" for module in modules]
-    source = "\n".join([*parts, read(f"scripts/{name}.lua")])
-    return script_of(name, source)
+    def table(paths: Iterable[tuple[str, str]]) -> str:
+        makers = "".join(f"{module} = function()\n{read(f'{folder}/{module}.lua')}end,\n" for folder, module in paths)
+        return f"{{\n{makers}}}"
+
+    modules = table([*(("limits", kind) for kind in LIMIT_KINDS), *(("scripts", module) for module in MODULES)])
+    seldom = table(("scripts", module) for module in SELDOM)
+    parts = [
+        read("scripts/prelude.lua"),
+        f"modules = {modules}",
+        f"seldom = function() return {seldom} end",
+        read(f"scripts/{name}.lua"),
+    ]
+    return script_of(name, "\n".join(parts))
 
 
 def script_of(name: str, source: str) -> Script:

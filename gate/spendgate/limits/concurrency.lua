@@ -1,12 +1,11 @@
 -- Twin of concurrency.py. The rule's own part: the most. A counter is how many reservations are open.
 local OWN = 10
-local concurrency = {}
 
 local function read(raw)
   return raw and struct.unpack('>I5', raw) or 0
 end
 
-function concurrency.check(rule, _, raw, context)
+local function check(rule, _, raw, context)
   if not context.reserving then
     return nil
   end
@@ -19,11 +18,11 @@ function concurrency.check(rule, _, raw, context)
   return nil, nil, nil, after
 end
 
-function concurrency.finish(_, held, _, raw)
+local function finish(_, held, _, raw)
   if held == 0 then
     return nil
   end
   return struct.pack('>I5', math.max(0, read(raw) - 1))
 end
 
-return concurrency
+return { check = check, finish = finish }

@@ -1,10 +1,9 @@
 -- Twin of credits.py, in micro-credits. The rule's own part: weights (meter, model pattern, micro-credits, ...), floor, what
 -- is granted where the source knows none, outage allowance.
 local OWN = 10
-local max, min = math.max, math.min
+local max = math.max
 local packed, unpacked = struct.pack, struct.unpack
 local matches = use('events').matches
-local credits = {}
 
 local COUNTER = '>I7I7I7I7I7I7I7I7'
 
@@ -12,7 +11,7 @@ local function read(raw)
   if not raw then
     return {
       used = 0, external = 0, external_at_us = 0, reserved = 0, stale_us = 0, stale_used = 0, external_seen = 0,
-      covered = 0, burnt = {},
+      covered = 0, burnt = NONE,
     }
   end
   local used, external, external_at_us, reserved, stale_us, stale_used, external_seen, covered, at =
@@ -20,7 +19,7 @@ local function read(raw)
   return {
     used = used, external = external, external_at_us = external_at_us, reserved = reserved, stale_us = stale_us,
     stale_used = stale_used, external_seen = external_seen, covered = covered,
-    burnt = at <= #raw and cmsgpack.unpack(raw:sub(at)) or {},
+    burnt = at <= #raw and cmsgpack.unpack(raw:sub(at)) or NONE,
   }
 end
 
@@ -43,10 +42,10 @@ end
 
 -- Nil where a weight is missing.
 local function cost_of(rule, quantities, metadata)
-  local model = type(metadata.model) == 'string' and metadata.model or ''
-  local meters = type(rule[3]) == 'string' and { rule[3] } or rule[3]
-  local cost = 0
-  for _, meter in ipairs(meters) do
+  local meters, model = rule[3], type(metadata.model) == 'string' and metadata.model or ''
+  local only, cost = type(meters) == 'string' and meters, 0
+  for index = 1, only and 1 or #meters do
+    local meter = only or meters[index]
     local quantity = quantities[meter]
     if quantity then
       local weight = weight_of(rule[OWN], meter, model)
@@ -66,65 +65,23 @@ local function granted_for_good(rule, customer)
   return customer.granted or not customer.grants and rule[OWN + 2] or 0
 end
 
-local function burnt_of(counter, grant_id)
-  for _, pair in ipairs(counter.burnt) do
-    if pair[1] == grant_id then
-      return pair[2]
-    end
-  end
-  return 0
-end
-
-local function is_live(grant, at_us)
-  local expires_at_us = grant.expires_at_us or 0
-  return expires_at_us == 0 or expires_at_us > at_us
-end
-
--- What is left of everything granted, reservations not counted.
-local function lasting(rule, counter, customer)
-  local rest = granted_for_good(rule, customer) - (counter.used + counter.external - counter.covered)
-  for _, grant in ipairs(customer.grants or {}) do
-    if is_live(grant, customer.now_us) then
-      rest = rest + grant.micro_credits - burnt_of(counter, grant.id)
-    end
-  end
-  return rest
-end
-
--- Takes from the grants that live at `at_us`, in their order; what none has room for stays with the part for good.
-local function burn(rule, counter, cost, customer, at_us)
-  local before = counter.used - cost + counter.external_seen - counter.covered
-  local wanted = cost
-    + max(0, counter.external - counter.external_seen)
-    + max(0, before - granted_for_good(rule, customer))
-  local burnt = {}
-  for _, grant in ipairs(customer.grants) do
-    local units = burnt_of(counter, grant.id)
-    if is_live(grant, at_us) then
-      local taken = max(0, min(wanted, grant.micro_credits - units))
-      units, wanted, counter.covered = units + taken, wanted - taken, counter.covered + taken
-    end
-    if units > 0 then
-      burnt[#burnt + 1] = { grant.id, units }
-    end
-  end
-  counter.burnt, counter.external_seen = burnt, counter.external
-end
-
 local function debit(rule, counter, cost, customer, at_us)
   if counter.used + cost > MAX_COUNTER then
     refuse('counter_full', rule[2])
   end
   counter.used = max(0, counter.used + cost)
   if customer.grants then
-    burn(rule, counter, cost, customer, at_us)
+    use('grants').burn(counter, cost, granted_for_good(rule, customer), customer, at_us)
   end
 end
 
-function credits.check(rule, amount, raw, customer)
+local function check(rule, amount, raw, customer)
   local floor, allowance = rule[OWN + 1], rule[OWN + 3]
   local counter = read(raw)
-  local left = lasting(rule, counter, customer)
+  local left = granted_for_good(rule, customer) - (counter.used + counter.external - counter.covered)
+  if customer.grants then
+    left = left + use('grants').left_of(counter, customer)
+  end
   local cost = amount > 0 and cost_of(rule, customer.quantities, customer.metadata)
   if amount > 0 and not cost then
     return 'stop', 'model_without_weight', 0, nil, nil, left - floor, 0, 0
@@ -158,7 +115,7 @@ function credits.check(rule, amount, raw, customer)
 end
 
 -- `held` and `amount` are of the limit's meters; what they cost follows from `ending`.
-function credits.finish(rule, _, _, raw, customer, _, ending)
+local function finish(rule, _, _, raw, customer, _, ending)
   local counter = read(raw)
   local held = ending.held and cost_of(rule, ending.held, ending.metadata) or 0
   counter.reserved = max(0, counter.reserved - held)
@@ -167,7 +124,7 @@ function credits.finish(rule, _, _, raw, customer, _, ending)
 end
 
 -- The counter after what was used outside the gate was read anew; nil when a younger reading is there.
-function credits.read_external(rule, raw, amount, requested_at_us, customer)
+local function read_external(rule, raw, amount, requested_at_us, customer)
   local counter = read(raw)
   if counter.external_at_us >= requested_at_us then
     return nil
@@ -177,21 +134,9 @@ function credits.read_external(rule, raw, amount, requested_at_us, customer)
   end
   counter.external, counter.external_at_us = amount, requested_at_us
   if customer.grants then
-    burn(rule, counter, 0, customer, customer.now_us)
+    use('grants').burn(counter, 0, granted_for_good(rule, customer), customer, customer.now_us)
   end
   return write(counter)
 end
 
--- When the next grant expires.
-function credits.next_expiry(customer)
-  local first = nil
-  for _, grant in ipairs(customer.grants) do
-    local expires_at_us = grant.expires_at_us or 0
-    if expires_at_us > customer.now_us then
-      first = min(first or expires_at_us, expires_at_us)
-    end
-  end
-  return first
-end
-
-return credits
+return { check = check, finish = finish, read_external = read_external }

@@ -1,8 +1,7 @@
 -- Twin of per_event.py. The rule's own part: the most, metadata field or false. It keeps no counter.
 local OWN = 10
-local per_event = {}
 
-function per_event.check(rule, amount, _, context)
+local function check(rule, amount, _, context)
   local most, field = rule[OWN], rule[OWN + 1]
   if field then
     amount = context.metadata[field]
@@ -19,8 +18,8 @@ function per_event.check(rule, amount, _, context)
   return nil
 end
 
-function per_event.finish()
+local function finish()
   return nil
 end
 
-return per_event
+return { check = check, finish = finish }

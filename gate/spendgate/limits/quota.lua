@@ -3,12 +3,11 @@
 local OWN = 10
 local packed, unpacked = struct.pack, struct.unpack
 local period_at = use('periods')
-local quota = {}
 
 local COUNTER = '>I5I7I7I7I7I7I7I2c0'
 
 -- Used, external, when that was read, reserved, mirror that was stale, used since, thresholds fired; of that period.
-function quota.read(raw, period_start)
+local function read(raw, period_start)
   if raw then
     local start, used, external, external_at_us, reserved, stale_us, stale_used, fired = unpacked(COUNTER, raw)
     if start == period_start then
@@ -19,7 +18,7 @@ function quota.read(raw, period_start)
 end
 
 -- The thresholds that `use` reaches for the first time, and all that have fired then.
-function quota.cross(thresholds, fired, use)
+local function cross(thresholds, fired, use)
   local crossed = nil
   for index = 1, #thresholds, 2 do
     local name = thresholds[index + 1]
@@ -31,7 +30,7 @@ function quota.cross(thresholds, fired, use)
   return crossed and fired .. table.concat(crossed, ',') .. ',' or fired, crossed
 end
 
-function quota.check(rule, amount, raw, context, index)
+local function check(rule, amount, raw, context, index)
   local length, anchor, hard_cap, floor, thresholds, allowance = unpack(rule, OWN)
   local start, ends = period_at(length, anchor, context.now_seconds)
   if not start then
@@ -44,7 +43,7 @@ function quota.check(rule, amount, raw, context, index)
     raw = use('kept').find(context, index, raw, start, false)
     context.counters[index] = raw
   end
-  local used, external, external_at_us, reserved, stale_us, stale_used, fired = quota.read(raw, start)
+  local used, external, external_at_us, reserved, stale_us, stale_used, fired = read(raw, start)
   local left, ends_us = hard_cap and hard_cap - used - external, ends * 1000000
   local spare = left and left - floor
   if amount == 0 then
@@ -70,7 +69,7 @@ function quota.check(rule, amount, raw, context, index)
   else
     used, spent = used + amount, amount
     if thresholds then
-      fired, crossed = quota.cross(thresholds, fired, used + external)
+      fired, crossed = cross(thresholds, fired, used + external)
     end
   end
   local after = packed(COUNTER, start, used, external, external_at_us, reserved, stale_us, stale_used, #fired, fired)
@@ -79,7 +78,7 @@ end
 
 -- The counter after what was used outside the gate was read anew, and the thresholds crossed; nil when a younger reading
 -- is there, or when the period is not the open one.
-function quota.read_external(rule, raw, amount, requested_at_us, context, index, period_start)
+local function read_external(rule, raw, amount, requested_at_us, context, index, period_start)
   local length, anchor, _, _, thresholds = unpack(rule, OWN)
   local start = period_at(length, anchor, context.now_seconds)
   if start ~= period_start then
@@ -88,7 +87,7 @@ function quota.read_external(rule, raw, amount, requested_at_us, context, index,
   if raw and unpacked('>I5', raw) ~= start then
     raw = use('kept').find(context, index, raw, start, false)
   end
-  local used, _, external_at_us, reserved, stale_us, stale_used, fired = quota.read(raw, start)
+  local used, _, external_at_us, reserved, stale_us, stale_used, fired = read(raw, start)
   if external_at_us >= requested_at_us then
     return nil
   end
@@ -97,28 +96,28 @@ function quota.read_external(rule, raw, amount, requested_at_us, context, index,
   end
   local crossed
   if thresholds then
-    fired, crossed = quota.cross(thresholds, fired, used + amount)
+    fired, crossed = cross(thresholds, fired, used + amount)
   end
   return packed(COUNTER, start, used, amount, requested_at_us, reserved, stale_us, stale_used, #fired, fired), crossed
 end
 
 -- Frees `held` and debits `amount` in the period that contains `at` (seconds).
-function quota.finish(rule, held, amount, raw, _, at)
+local function finish(rule, held, amount, raw, _, at)
   local length, anchor, _, _, thresholds = unpack(rule, OWN)
   local start = period_at(length, anchor, at)
   if not start then
     return nil
   end
-  local used, external, external_at_us, reserved, stale_us, stale_used, fired = quota.read(raw, start)
+  local used, external, external_at_us, reserved, stale_us, stale_used, fired = read(raw, start)
   if used + amount > MAX_COUNTER then
     refuse('counter_full', rule[2])
   end
   used, reserved = math.max(0, used + amount), math.max(0, reserved - held)
   local crossed
   if thresholds then
-    fired, crossed = quota.cross(thresholds, fired, used + external)
+    fired, crossed = cross(thresholds, fired, used + external)
   end
   return packed(COUNTER, start, used, external, external_at_us, reserved, stale_us, stale_used, #fired, fired), crossed
 end
 
-return quota
+return { check = check, finish = finish, read_external = read_external }

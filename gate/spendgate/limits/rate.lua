@@ -3,7 +3,6 @@
 local OWN = 10
 local COUNTER = '>I7I7'
 local floor, max, min = math.floor, math.max, math.min
-local rate = {}
 
 local function ceil_div(dividend, divisor)
   return -floor(-dividend / divisor)
@@ -18,7 +17,7 @@ local function read(raw, units, ceiling, now_us)
   return max(0, debt - units * min(elapsed_us, ceil_div(ceiling, units))), max(now_us, updated_us)
 end
 
-function rate.check(rule, amount, raw, context)
+local function check(rule, amount, raw, context)
   local units, per_us, burst = unpack(rule, OWN)
   local ceiling = burst * per_us
   local debt, updated_us = read(raw, units, ceiling, context.now_us)
@@ -35,7 +34,7 @@ function rate.check(rule, amount, raw, context)
 end
 
 -- What was held counted when it was; the difference to what is debited counts now.
-function rate.finish(rule, held, amount, raw, context)
+local function finish(rule, held, amount, raw, context)
   local units, per_us, burst = unpack(rule, OWN)
   local more, ceiling = amount - held, burst * per_us
   if more == 0 then
@@ -50,4 +49,4 @@ function rate.finish(rule, held, amount, raw, context)
   return struct.pack(COUNTER, updated_us, debt)
 end
 
-return rate
+return { check = check, finish = finish }

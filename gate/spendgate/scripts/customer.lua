@@ -2,57 +2,69 @@
 -- moment of the decision as well: limits look at `now_us`, `reserving`, `stale_mirror_us`, `granted` and `grants`.
 --
 -- A rule is a limit as policy.py compiles it: {kind, id, meter or meters, stops, enforced, whole, match, per, most values,
--- and from OWN on what the kind needs}. `whole`: it stops the customer when it is exhausted.
+-- and from OWN on what the kind needs}. `whole`: it stops the customer when it is exhausted. Lists of a policy are strings
+-- of MessagePack values: a table of all the values that `unpack` returns is made at once, one of an array grows.
 local call, unpacked, packed = redis.call, struct.unpack, struct.pack
-local pack, unpack_one = cmsgpack.pack, cmsgpack.unpack
-local customer = {}
+local pack, unpack_all = cmsgpack.pack, cmsgpack.unpack
 
 local STATES = { [0] = 'ok', 'throttled', 'stopped', 'suspended' }
 local STANDING = '>BI7I7I6I7'
+local LIMITS = 7 -- where they begin in the rules of a policy
 
 local function standing_of(raw)
   if not raw then
     return {
       state = 0, throttled_until_us = 0, next_change_us = 0, version = 0, reservations_end_us = 0,
-      override_units = {}, denials = {},
+      override_units = NONE, denials = NONE,
     }
   end
   local state, throttled_until_us, next_change_us, version, reservations_end_us, at = unpacked(STANDING, raw)
-  local more = at <= #raw and unpack_one(raw:sub(at))
+  local more = at <= #raw and unpack_all(raw:sub(at))
   return {
     state = state, throttled_until_us = throttled_until_us, next_change_us = next_change_us, version = version,
     reservations_end_us = reservations_end_us,
-    override_units = more and more[1] or {}, denials = more and more[2] or {},
+    override_units = more and more[1] or NONE, denials = more and more[2] or NONE,
   }
 end
 
-function customer.clock()
+local function clock()
   local time = call('TIME') -- once per script: it moves inside of one on Redis 7
   return tonumber(time[1]), tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
-function customer.meta(tag)
-  local meta = call('HMGET', tag .. 'meta', 'epoch', 'seq', 'full_at', 'mirrored_at_us', 'generation')
-  if not meta[1] then
+local function meta(tag)
+  local found = call('HMGET', tag .. 'meta', 'epoch', 'seq', 'full_at', 'mirrored_at_us', 'generation')
+  if not found[1] then
     refuse('not_prepared')
   end
-  return meta
+  return found
 end
 
 -- The counters of a policy, in the order of its limits; those of limits with `per` are kept elsewhere, and read for an
 -- event. The last is the standing.
-function customer.counters(self)
+local function counters_of(self)
   local counters = call('HMGET', self.counters_key, unpack(self.fields))
-  for index, rule in ipairs(self.limits) do
-    if rule[8] then
+  local limits = self.limits
+  for index = 1, #limits do
+    if limits[index][8] then
       counters[index] = false -- what is here is from before the limit had `per`
     end
   end
   return counters
 end
 
+-- The parts of a policy's rules, and of these the fields of its counters and its limits as tables.
+local function rules_of(raw)
+  local parts = { unpack_all(raw) }
+  local fields, limits = { unpack_all(parts[6]) }, {}
+  for index = LIMITS, #parts do
+    limits[index - LIMITS + 1] = { unpack_all(parts[index]) }
+  end
+  return parts, fields, limits
+end
+
 -- Reads a customer, with the counters of the policy in force (those of limits with `per` are read for an event).
-function customer.read(tag, id, meta, now_seconds, now_us)
+local function read(tag, id, meta, now_seconds, now_us)
   local blobs = call('MGET', tag .. 'state:' .. id, tag .. 'overrides:' .. id)
   local state_raw, digest, status, has_grants, granted = blobs[1], nil, 0, 0, 0
   if state_raw then
@@ -65,65 +77,69 @@ function customer.read(tag, id, meta, now_seconds, now_us)
   if not rules then
     refuse('no_policy', digest)
   end
-  local deny_unknown, meters, models, max_staleness_us, terms, fields, limits = unpack(unpack_one(rules))
+  local parts, fields, limits = rules_of(rules)
   local self = {
     id = id, tag = tag, meta = meta, now_seconds = now_seconds, now_us = now_us, generation = meta[5],
     state_raw = state_raw, digest = digest, status = state_raw and status or 3,
     granted = granted > 0 and granted - 1,
-    grants = has_grants > 0 and unpack_one(state_raw:sub(42)).grants,
-    overrides_raw = blobs[2], overrides = blobs[2] and unpack_one(blobs[2])[2],
-    deny_unknown = deny_unknown, meters = meters, models = models, max_staleness_us = max_staleness_us, terms = terms,
+    grants = has_grants > 0 and unpack_all(state_raw:sub(42)).grants,
+    overrides_raw = blobs[2], overrides = blobs[2] and unpack_all(blobs[2])[2],
+    deny_unknown = parts[1], meters = parts[2], models = parts[3], max_staleness_us = parts[4], terms = parts[5],
     fields = fields, limits = limits, counters_key = tag .. 'counters:' .. id, counters = false,
     standing_raw = false, standing = false, moves = false,
     reserving = false, stale_mirror_us = 0, quantities = false, metadata = false,
   }
-  self.counters = customer.counters(self)
+  self.counters = counters_of(self)
   self.standing_raw = self.counters[#fields]
   self.standing = standing_of(self.standing_raw)
   return self
 end
 
-local function binary(raw)
-  return #raw < 256 and packed('>BBc0', 196, #raw, raw) or packed('>BI2c0', 197, #raw, raw)
-end
-
 -- One record; see record.py. `facts` of the reservation that it is about, if it is about one.
-function customer.record(self, kind, mode, event_raw, result, facts)
-  local count, counters, standing_raw = #self.limits, {}, self.standing_raw
-  for index = 1, count do
-    local raw = self.counters[index]
-    counters[index] = raw and binary(raw) or NIL
+local function record(self, kind, mode, event_raw, result, facts)
+  local count, counters, state_raw, char = #self.limits, self.counters, self.state_raw, string.char
+  local parts = {
+    facts and '\158' or '\157',
+    pack(1, kind, self.now_us, mode, self.id, self.digest, tonumber(self.meta[4]) or 0),
+    event_raw or NIL,
+    state_raw and state_raw:sub(42) or NIL,
+    count < 16 and char(144 + count) or packed('>BI2', 220, count),
+  }
+  local at = 5
+  for index = 1, count + 1 do -- what follows the counters is the standing
+    local raw = index <= count and counters[index] or index > count and self.standing_raw
+    if raw then
+      parts[at + 1] = #raw < 256 and char(196, #raw) or packed('>BI2', 197, #raw)
+      parts[at + 2] = raw
+      at = at + 2
+    else
+      parts[at + 1] = NIL
+      at = at + 1
+    end
   end
-  local header = count < 16 and string.char(144 + count) or packed('>BI2', 220, count)
-  return (facts and '\158' or '\157')
-    .. pack(1, kind, self.now_us, mode, self.id, self.digest, tonumber(self.meta[4]) or 0)
-    .. (event_raw or NIL)
-    .. (self.state_raw and self.state_raw:sub(42) or NIL)
-    .. header
-    .. table.concat(counters)
-    .. (standing_raw and binary(standing_raw) or NIL)
-    .. (self.overrides_raw or NIL)
-    .. result
-    .. (facts or '')
+  parts[at + 1], parts[at + 2], parts[at + 3] = self.overrides_raw or NIL, result, facts or ''
+  return table.concat(parts)
 end
 
 -- What was decided, as a record holds it. `crossed` nil is none.
-function customer.result(outcome, reason, limit_id, override_id, state, crossed, count)
-  return '\151'
-    .. pack(outcome, reason, limit_id, override_id, STATES[state])
-    .. (crossed and pack(crossed) or '\144')
-    .. pack(count or 1)
+local function result(outcome, reason, limit_id, override_id, state, crossed, count)
+  local judgement = '\151' .. pack(outcome, reason, limit_id, override_id, STATES[state])
+  if crossed or count then
+    return judgement .. (crossed and pack(crossed) or '\144') .. pack(count or 1)
+  end
+  return judgement .. '\144\001'
 end
 
 -- The first write of every script: refused whole when Redis is out of memory, so nothing is ever half done. The id says
--- where an entry stands: the partition's epoch, and a sequence without gaps.
-function customer.append(self, record)
+-- where an entry stands: the partition's epoch, and a sequence without gaps, which is given, too, as text.
+local function append(self, record)
   local meta = self.meta
-  meta[2] = meta[2] + 1
-  local id = meta[1] .. '-' .. string.format('%.0f', meta[2])
+  local seq = string.format('%.0f', meta[2] + 1)
+  local id = meta[1] .. '-' .. seq
   call('XADD', self.tag .. 'outbox', id, 'r', record)
-  call('HSET', self.tag .. 'meta', 'seq', meta[2])
-  return id
+  call('HSET', self.tag .. 'meta', 'seq', seq)
+  meta[2] = seq
+  return id, seq
 end
 
 -- When the sweep has to come by: the state changes, a reservation ends, or denials that were only counted can be told.
@@ -145,7 +161,7 @@ end
 
 -- Writes counters (`fields`: name, value, ...) and the standing, when it is due for the sweep, and a line in the feed that
 -- flag providers follow. `sweeping`: the customer's place in the calendar is used up.
-function customer.write(self, standing, fields, sweeping)
+local function write(self, standing, fields, sweeping)
   local before = self.standing
   local raw = packed(
     STANDING, standing.state, standing.throttled_until_us, standing.next_change_us, standing.version,
@@ -175,4 +191,7 @@ function customer.write(self, standing, fields, sweeping)
   self.standing, self.standing_raw = standing, raw
 end
 
-return customer
+return {
+  clock = clock, meta = meta, counters = counters_of, rules_of = rules_of, read = read, record = record, result = result,
+  append = append, write = write,
+}

@@ -5,7 +5,6 @@
 local about, events, memory = use('customer'), use('events'), use('memory')
 local ACTIVE, SUSPENDED, CANCELLED = 0, 1, 2
 local OUTCOMES = { allow = 1, throttle = 2, stop = 3 }
-local REMEMBERED = '>c6I6I5I7' -- fingerprint, epoch, sequence, decided at; a byte more when its answer was repeated
 
 -- The customer's part of the judgement: outcome, reason, override id.
 local function judge_customer(customer)
@@ -34,58 +33,6 @@ local function judge_customer(customer)
   return 'allow', 'allowed', ''
 end
 
--- The denial that counts: the first that stops, otherwise the throttle that lasts longest, the first among equals.
-local function deciding(denying)
-  local longest = denying[1]
-  for _, denial in ipairs(denying) do
-    if denial[2] == 'stop' then
-      return denial
-    end
-    if denial[4] > longest[4] then
-      longest = denial
-    end
-  end
-  return longest
-end
-
--- The limits' part, where some deny: outcome, reason, limit id, override id.
-local function judge_limits(customer, denying, units)
-  local limit_id, denies, reason = unpack(deciding(denying))
-  local passing = customer.overrides and use('overrides').passing(customer, denying, units)
-  if passing then
-    return 'allow', 'allowed_by_override', limit_id, passing.id
-  end
-  return denies, reason, limit_id, ''
-end
-
--- The answer to an event that was allowed before. That it was given again is noted: then somebody acts on it.
-local function repeat_answer(customer, remembered, identity, fingerprint, mode, event)
-  local known, epoch, seq, decided_us, at = struct.unpack(REMEMBERED, remembered)
-  if known ~= fingerprint then
-    refuse('conflict')
-  end
-  if at > #remembered then
-    memory.keep(customer, 'seen', identity, remembered .. '\1')
-  end
-  local facts = nil
-  if mode == 'reserve' then
-    local reservations = use('reservations')
-    local open = reservations.open(customer, event[4])
-    local ended = not open and reservations.ended(customer, identity)
-    facts = open and reservations.facts('open', open) or ended and ended[3]
-  end
-  for index, rule in ipairs(customer.limits) do
-    if rule[8] and events.amount_of(event[1], rule[3]) > 0 and events.applies(rule[7], event[2]) then
-      customer.counters[index] = use('per').read(customer, rule, event[2], customer.now_seconds)
-    end
-  end
-  local result =
-    about.result('allow', mode == 'record' and 'recorded' or 'allowed', '', '', customer.standing.state)
-  local record = about.record(customer, 'decision', mode, ARGV[3], result, facts and cmsgpack.pack(facts))
-  local id = epoch .. '-' .. string.format('%.0f', seq)
-  return { 'duplicate', id, OUTCOMES.allow, customer.digest, record, string.format('%.0f', decided_us) }
-end
-
 -- What is to be kept of a reservation that is allowed.
 local function reservation_of(customer, event, identity, fingerprint, asked_us)
   local deadline_us = customer.now_us + use('reservations').lifetime(customer, asked_us)
@@ -95,19 +42,8 @@ local function reservation_of(customer, event, identity, fingerprint, asked_us)
   }
 end
 
-local function keep_denial(customer, standing, outcome, reason, limit_id, record)
-  local denials, seconds = use('denials'), customer.now_seconds
-  local entry, kept = denials.count(standing, reason .. '|' .. limit_id, outcome, seconds)
-  if kept then
-    entry[4] = about.append(customer, record)
-  end
-  standing.denials = denials.flush(customer, standing)
-  about.write(customer, standing, {})
-  return kept and 'decided' or 'coalesced', entry[4]
-end
-
 local function keep_debit(customer, standing, checks, record)
-  local id, fields = about.append(customer, record), {}
+  local fields, id, seq = {}, about.append(customer, record)
   if #standing.denials > 0 then
     standing.denials = use('denials').flush(customer, standing)
   end
@@ -117,13 +53,14 @@ local function keep_debit(customer, standing, checks, record)
       kept.keep(customer, index, counter, fields, checks.places)
     end
   else
+    local at = 0
     for index, counter in pairs(checks.after) do
-      fields[#fields + 1] = customer.fields[index]
-      fields[#fields + 1] = counter
+      fields[at + 1], fields[at + 2] = customer.fields[index], counter
+      at = at + 2
     end
   end
   about.write(customer, standing, fields)
-  return id
+  return id, seq
 end
 
 local function decide()
@@ -136,9 +73,12 @@ local function decide()
   local units = events.validate(event[1], customer.meters, 1)
   customer.quantities, customer.metadata = event[1], event[2]
 
-  local remembered = not dry_run and memory.recall(customer, 'seen', identity)
+  local remembered, bucket = nil, nil
+  if not dry_run then
+    remembered, bucket = memory.recall(customer, 'seen', identity)
+  end
   if remembered then
-    return repeat_answer(customer, remembered, identity, fingerprint, mode, event)
+    return use('duplicates').answer_again(customer, remembered, identity, fingerprint, mode, event, event_raw)
   end
   if not dry_run and meta[2] - meta[3] >= 0 then
     refuse('backlog_full')
@@ -149,8 +89,8 @@ local function decide()
     local open = not dry_run and use('reservations').open(customer, event[4])
     if open then -- for longer than events are remembered
       local epoch, seq = open.stream_id:match('^(%d+)-(%d+)$')
-      local known = struct.pack(REMEMBERED, open.fingerprint, tonumber(epoch), tonumber(seq), open.effective_at_us)
-      return repeat_answer(customer, known, identity, fingerprint, mode, event)
+      local known = struct.pack(memory.EVENT, open.fingerprint, tonumber(epoch), tonumber(seq), open.effective_at_us)
+      return use('duplicates').answer_again(customer, known, identity, fingerprint, mode, event, event_raw)
     end
   end
   local ends_us = customer.standing.reservations_end_us
@@ -165,21 +105,23 @@ local function decide()
 
   local checks = use('limits')(customer, event[1])
   local outcome, reason, override_id = judge_customer(customer)
-  local limit_id, rate_denied = '', false
+  local limit_id = ''
   if outcome == 'allow' and checks.denying then
-    outcome, reason, limit_id, override_id = judge_limits(customer, checks.denying, units)
+    outcome, reason, limit_id, override_id = use('denials').judge(customer, checks.denying, units)
   end
   if mode == 'record' then
     outcome, reason, limit_id, override_id = 'allow', 'recorded', '', ''
   end
   local allowed = outcome == 'allow'
   local throttled_until_us = customer.standing.throttled_until_us
-  for _, denial in ipairs(not allowed and checks.denying or {}) do
-    if denial[3] == 'rate_exceeded' then
-      throttled_until_us = now_us + 10000000
+  if checks.denying and not allowed then
+    for _, denial in ipairs(checks.denying) do
+      if denial[3] == 'rate_exceeded' then
+        throttled_until_us = now_us + 10000000
+      end
     end
   end
-  local override_units = {}
+  local override_units = NONE
   if customer.overrides then
     override_units = use('overrides').units(customer, reason == 'allowed_by_override' and override_id or nil, units)
   end
@@ -197,15 +139,13 @@ local function decide()
     return { 'dry_run', '', OUTCOMES[outcome], customer.digest, record }
   end
 
-  local status, id = 'decided', nil
+  local status, id, seq = 'decided', nil, nil
   if allowed then
-    id = keep_debit(customer, standing, checks, record)
-    memory.keep(
-      customer, 'seen', identity,
-      struct.pack(REMEMBERED, fingerprint, tonumber(meta[1]), tonumber(id:match('-(%d+)$')), now_us)
-    )
+    id, seq = keep_debit(customer, standing, checks, record)
+    local known = struct.pack(memory.EVENT, fingerprint, tonumber(meta[1]), tonumber(seq), now_us)
+    memory.keep(customer, 'seen', identity, known, bucket)
   else
-    status, id = keep_denial(customer, standing, outcome, reason, limit_id, record)
+    status, id = use('denials').keep(customer, standing, outcome, reason, limit_id, record)
   end
   if reservation_ends_us then
     reservation.stream_id = id

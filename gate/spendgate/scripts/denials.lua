@@ -1,9 +1,33 @@
--- Denials of one rule beyond the first ten in one second are only counted; the second being over, they are told.
-local denials = {}
+-- Which denial counts, and how denials are kept: of one rule, those beyond the first ten in one second are only counted; the
+-- second being over, they are told.
 local KEPT = 10
 
+-- The first that stops, otherwise the throttle that lasts longest, the first among equals.
+local function deciding(denying)
+  local longest = denying[1]
+  for _, denial in ipairs(denying) do
+    if denial[2] == 'stop' then
+      return denial
+    end
+    if denial[4] > longest[4] then
+      longest = denial
+    end
+  end
+  return longest
+end
+
+-- The judgement where limits deny: outcome, reason, limit id, override id.
+local function judge(customer, denying, units)
+  local limit_id, denies, reason = unpack(deciding(denying))
+  local passing = customer.overrides and use('overrides').passing(customer, denying, units)
+  if passing then
+    return 'allow', 'allowed_by_override', limit_id, passing.id
+  end
+  return denies, reason, limit_id, ''
+end
+
 -- Counts one; true when it is to be kept as a record of its own. The list before stays as it is.
-function denials.count(standing, rule, outcome, second)
+local function count(standing, rule, outcome, second)
   local list, found = {}, nil
   for index, entry in ipairs(standing.denials) do
     list[index] = entry
@@ -21,7 +45,7 @@ function denials.count(standing, rule, outcome, second)
 end
 
 -- Tells those of seconds that are over; gives the others.
-function denials.flush(customer, standing)
+local function flush(customer, standing)
   local about, kept = use('customer'), {}
   for _, entry in ipairs(standing.denials) do
     if entry[2] == customer.now_seconds then
@@ -35,4 +59,16 @@ function denials.flush(customer, standing)
   return kept
 end
 
-return denials
+-- Gives the status of the answer, and the id of the record that tells of this denial.
+local function keep(customer, standing, outcome, reason, limit_id, record)
+  local about = use('customer')
+  local entry, kept = count(standing, reason .. '|' .. limit_id, outcome, customer.now_seconds)
+  if kept then
+    entry[4] = about.append(customer, record)
+  end
+  standing.denials = flush(customer, standing)
+  about.write(customer, standing, {})
+  return kept and 'decided' or 'coalesced', entry[4]
+end
+
+return { judge = judge, flush = flush, keep = keep }

@@ -1,9 +1,8 @@
 -- What scripts ask of an event: {quantities, metadata, customer id, event id, ...}, as event.py encodes it.
-local events = {}
 local MAX_QUANTITY = 1e12
 
 -- Checks quantities, from `least` on, and gives their sum. `meters` are the policy's, each between line feeds.
-function events.validate(quantities, meters, least)
+local function validate(quantities, meters, least)
   local units, unknown = 0, nil
   for meter, quantity in pairs(quantities) do
     if type(quantity) ~= 'number' or quantity ~= math.floor(quantity) or quantity < least or quantity > MAX_QUANTITY then
@@ -21,7 +20,7 @@ function events.validate(quantities, meters, least)
 end
 
 -- Units in a limit's meters: one name, or a list of them.
-function events.amount_of(quantities, meters)
+local function amount_of(quantities, meters)
   if type(meters) == 'string' then
     return quantities[meters] or 0
   end
@@ -32,7 +31,7 @@ function events.amount_of(quantities, meters)
   return amount
 end
 
-function events.matches(pattern, text)
+local function matches(pattern, text)
   if pattern:sub(-1) == '*' then
     return text:sub(1, #pattern - 1) == pattern:sub(1, -2)
   end
@@ -40,7 +39,7 @@ function events.matches(pattern, text)
 end
 
 -- A metadata value as patterns and counters of `per` see it; nil stands for an absent one.
-function events.text_of(value)
+local function text_of(value)
   if type(value) == 'number' then
     return string.format('%.17g', value)
   end
@@ -48,14 +47,14 @@ function events.text_of(value)
 end
 
 -- Whether all fields of a limit's `match` fit; false is a limit without.
-function events.applies(match, metadata)
+local function applies(match, metadata)
   for field, pattern in pairs(match or {}) do
-    local text = events.text_of(metadata[field])
-    if not text or not events.matches(pattern, text) then
+    local text = text_of(metadata[field])
+    if not text or not matches(pattern, text) then
       return false
     end
   end
   return true
 end
 
-return events
+return { validate = validate, amount_of = amount_of, matches = matches, text_of = text_of, applies = applies }

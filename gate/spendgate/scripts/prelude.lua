@@ -1,16 +1,24 @@
--- Every script begins with this: constants, refusals, and the modules that follow. A module is made when it is first used,
--- so that a decision pays only for what it needs, and modules find each other by `use` instead of as upvalues, because
--- making closures over many locals costs more than most of them do. Whole numbers only, below 9e15, where Lua is exact.
--- Everything is read and computed before the first write, because an error rolls nothing back.
+-- Every script begins with this: constants, refusals, and the modules that follow (see script.py). Redis runs it from its
+-- first line each time, and making functions and growing tables is a good part of what a decision costs. So a module is
+-- made when it is first used, finds others by `use` instead of as upvalues, and names what it offers in one table at its
+-- end. Whole numbers only, below 9e15, where Lua is exact. Everything is read and computed before the first write, because
+-- an error rolls nothing back.
 local MAX_COUNTER = 9e15
 local NIL = '\192'
+local NONE = {} -- a list that nobody adds to
 local STALE_RETRY_US = 60000000
-local modules, made = {}, {}
+local modules, seldom, rest -- what makes each module; those of `seldom` are looked for last
+local made = {}
 
 local function use(name)
   local module = made[name]
   if not module then
-    module = modules[name]()
+    local make = modules[name]
+    if not make then
+      rest = rest or seldom()
+      make = rest[name]
+    end
+    module = make()
     made[name] = module
   end
   return module

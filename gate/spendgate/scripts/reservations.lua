@@ -1,7 +1,7 @@
 -- Open reservations: `reservations:<customer>` (event id -> head and event), ordered by their end in `ends:<customer>`. How
 -- one ended is remembered as long as events are, so that a repeated commit finds its answer.
 local call, packed, unpacked = redis.call, struct.pack, struct.unpack
-local pack, unpack_one = cmsgpack.pack, cmsgpack.unpack
+local pack, unpack_all = cmsgpack.pack, cmsgpack.unpack
 local reservations = {}
 
 local MAX_OPEN = 100000
@@ -19,7 +19,7 @@ end
 
 -- Lifetime, longest lifetime and grace, in microseconds; whether one is committed at its deadline; and what happens above.
 local function terms_of(policy)
-  local lifetime_us, max_lifetime_us, grace_us, at_deadline, above = unpack(policy.terms)
+  local lifetime_us, max_lifetime_us, grace_us, at_deadline, above = unpack_all(policy.terms)
   return lifetime_us, max_lifetime_us, grace_us, at_deadline == 'commit', above
 end
 
@@ -34,7 +34,7 @@ end
 local function read(event_id, raw)
   local epoch, seq, effective_at_us, deadline_us, digest, identity, fingerprint, at = unpacked(HEAD, raw)
   local event_raw = raw:sub(at)
-  local event = unpack_one(event_raw)
+  local event = unpack_all(event_raw)
   return {
     event_id = event_id, stream_id = epoch .. '-' .. string.format('%.0f', seq), effective_at_us = effective_at_us,
     deadline_us = deadline_us, digest = digest, identity = identity, fingerprint = fingerprint,
@@ -50,7 +50,7 @@ end
 -- How the reservation of this identity ended: {stream id, reason, facts}.
 function reservations.ended(customer, identity)
   local raw = use('memory').recall(customer, 'ended', identity)
-  return raw and unpack_one(raw)
+  return raw and unpack_all(raw)
 end
 
 function reservations.pairs_of(quantities)
@@ -101,8 +101,8 @@ function reservations.under(customer, digest)
   local rules = digest ~= customer.digest and call('GET', customer.tag .. 'rules:' .. digest)
   local view = setmetatable({ moves = false }, { __index = customer })
   if rules then
-    local _, _, _, _, terms, fields, limits = unpack(unpack_one(rules))
-    view.digest, view.terms, view.fields, view.limits = digest, terms, fields, limits
+    local parts, fields, limits = use('customer').rules_of(rules)
+    view.digest, view.terms, view.fields, view.limits = digest, parts[5], fields, limits
   end
   view.counters = use('customer').counters(view)
   return view

@@ -31,7 +31,7 @@ return answer(function()
   end
   local remembered = memory.recall(customer, 'seen', identity)
   if remembered then
-    local known, epoch, seq = struct.unpack('>c6I6I5', remembered)
+    local known, epoch, seq = struct.unpack(memory.EVENT, remembered)
     redis.call('HSET', tag .. 'settled', journal, sequence)
     return done(known == fingerprint and 'known' or 'conflict', epoch .. '-' .. string.format('%.0f', seq))
   end
@@ -51,7 +51,7 @@ return answer(function()
   local id = use('finish')(view, ending, 'finish', 'settle', 'settled', event_raw, cmsgpack.pack(facts))
   memory.keep(
     customer, 'seen', identity,
-    struct.pack('>c6I6I5I7', fingerprint, tonumber(meta[1]), tonumber(id:match('-(%d+)$')), effective_at_us)
+    struct.pack(memory.EVENT, fingerprint, tonumber(meta[1]), tonumber(id:match('-(%d+)$')), effective_at_us)
   )
   redis.call('HSET', tag .. 'settled', journal, sequence)
   reservations.refresh(customer)

@@ -1,12 +1,11 @@
 -- The standing: what flags say of a customer, and when that changes by itself. Twin of `_next_standing` in decide.py.
 local min = math.min
-local standing = {}
 
 local SUSPENDED, CANCELLED = 1, 2 -- of the policy state
 local NEVER = math.huge
 
 -- After a debit (`debited`) or without one. `throttled_until_us` and `override_units` are those after it.
-function standing.after(customer, checks, debited, throttled_until_us, override_units)
+local function after_of(customer, checks, debited, throttled_until_us, override_units)
   local now_us, before = customer.now_us, customer.standing
   local stopped, throttled, change_us = false, throttled_until_us > now_us, NEVER
   local covered = nil
@@ -16,29 +15,20 @@ function standing.after(customer, checks, debited, throttled_until_us, override_
   if throttled then
     change_us = min(change_us, throttled_until_us)
   end
-  for index, rule in ipairs(customer.limits) do
-    local spare = checks.spares[index]
-    if spare then
-      if debited then
-        spare = spare - checks.spents[index]
+  for _, exhausted in ipairs(checks.exhausted or NONE) do
+    local rule, spare, spent, ends_us = unpack(exhausted)
+    if spare <= 0 or debited and spare <= spent then
+      if ends_us > 0 then
+        change_us = min(change_us, ends_us)
       end
-      if spare <= 0 then
-        local ends_us = checks.ends[index]
-        if ends_us > 0 then
-          change_us = min(change_us, ends_us)
-        end
-        if not covered or not covered(rule[2]) then
-          if rule[4] then
-            stopped = true
-          else
-            throttled = true
-          end
-        end
-      end
-      if customer.grants and rule[1] == 'credits' then
-        change_us = min(change_us, use('credits').next_expiry(customer) or NEVER)
+      if not covered or not covered(rule[2]) then
+        stopped = stopped or rule[4]
+        throttled = throttled or not rule[4]
       end
     end
+  end
+  if customer.grants then
+    change_us = min(change_us, use('grants').next_expiry(customer) or NEVER)
   end
   local state = stopped and 2 or throttled and 1 or 0
   if customer.status == SUSPENDED or customer.status == CANCELLED then
@@ -53,10 +43,10 @@ end
 
 -- Recomputes the standing when nothing was asked. `changed`: flags must be told even if the state is the same;
 -- `sweeping`: the customer's place in the calendar is used up; `reservations_end_us` nil: reservations did not change.
-function standing.refresh(customer, changed, sweeping, reservations_end_us)
+local function refresh(customer, changed, sweeping, reservations_end_us)
   local before = customer.standing
-  local units = customer.overrides and use('overrides').units(customer) or {}
-  local after = standing.after(customer, use('limits')(customer, nil), false, before.throttled_until_us, units)
+  local units = customer.overrides and use('overrides').units(customer) or NONE
+  local after = after_of(customer, use('limits')(customer, nil), false, before.throttled_until_us, units)
   after.reservations_end_us = reservations_end_us or before.reservations_end_us
   if changed and after.version == before.version then
     after.version = after.version + 1
@@ -72,4 +62,4 @@ function standing.refresh(customer, changed, sweeping, reservations_end_us)
   use('customer').write(customer, after, {}, sweeping)
 end
 
-return standing
+return { after = after_of, refresh = refresh }
