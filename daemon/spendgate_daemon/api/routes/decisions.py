@@ -10,7 +10,7 @@ from litestar import Request, get
 from litestar.params import FromPath
 
 from spendgate.decision import Decision
-from spendgate.reasons import SENTENCES, rfc3339
+from spendgate.reasons import REASONS, rfc3339
 from spendgate.record import decode_record
 from spendgate_daemon.api.problems import not_found
 from spendgate_daemon.api.routes.query import Query
@@ -69,7 +69,7 @@ def handlers(services: Services) -> list[Any]:
 
 
 def _row(item: StoredDecision, names: dict[str, str]) -> dict[str, Any]:
-    sentence = SENTENCES.get(item.reason, item.reason)
+    reason = REASONS.get(item.reason)
     return {
         "decision_id": item.decision_id,
         "kind": item.kind,
@@ -78,7 +78,7 @@ def _row(item: StoredDecision, names: dict[str, str]) -> dict[str, Any]:
         "customer_name": names.get(item.customer_id, item.customer_id),
         "outcome": item.outcome,
         "reason": item.reason,
-        "message": _SHORT.get(item.reason, sentence),
+        "message": reason.in_lists if reason is not None else item.reason,
         "limit_id": item.limit_id or None,
         "quantities": item.quantities,
         "mode": item.mode,
@@ -99,13 +99,3 @@ def _deliveries(services: Services, stored: StoredDecision) -> list[dict[str, An
         }
         for each in services.store.deliveries.of_item(ids)
     ]
-
-
-_SHORT: Final = {
-    "quota_exceeded": "More than the quota has left.",
-    "credits_exceeded": "More than the credit balance.",
-    "rate_exceeded": "Faster than the rate allows.",
-    "above_burst": "More than the rate ever lets through at once.",
-    "event_too_large": "Larger than one event may be.",
-}
-"""For lists, where the numbers are in the row's own columns."""
