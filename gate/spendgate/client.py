@@ -30,6 +30,7 @@ from spendgate.decide import Mode
 from spendgate.decision import Decision
 from spendgate.errors import InvalidEvent, NotPrepared
 from spendgate.event import MetadataValue, UsageEvent, check_id, usage_event
+from spendgate.guard import guard, guard_sync
 from spendgate.keys import SIGNING_KEY, counters_key, partition_of, tag_of
 from spendgate.policy import EffectivePolicy
 from spendgate.record import Record
@@ -50,6 +51,8 @@ class Gate:
     Every method raises GateUnavailable when Redis does not answer within the timeout, and NotPrepared when the
     daemon has never run against this Redis.
     """
+
+    guard = guard
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -241,6 +244,8 @@ class Gate:
 
 class SyncGate:
     """The gate for threads: the methods of `Gate` without `await`. One instance serves all threads."""
+
+    guard = guard_sync
 
     def __init__(self, transport: SyncTransport) -> None:
         self._transport = transport
