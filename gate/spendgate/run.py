@@ -68,9 +68,10 @@ class _Counting:
     @property
     def reservation_id(self) -> str:
         """For whoever ends the reservation in another process."""
-        if self.decision.reservation_id is None:
+        decision: Decision | None = getattr(self, "decision", None)
+        if decision is None or decision.reservation_id is None:
             raise ValueError("nothing is reserved outside of the with block")
-        return self.decision.reservation_id
+        return decision.reservation_id
 
     def add(self, quantity: int, meter: str | None = None) -> None:
         """Count use while it streams. What is counted is committed at the end, even when the block raises."""

@@ -8,7 +8,8 @@ a stream that is closed early, commits what was counted until then. A denied cal
 from __future__ import annotations
 
 from spendgate.guard.asynchronous import Guard, guard
-from spendgate.guard.terms import Arguments, Used, WhenUnavailable
+from spendgate.guard.passed import WhenUnavailable
+from spendgate.guard.terms import Arguments, Used
 from spendgate.guard.threaded import SyncGuard, guard_sync
 
 __all__ = ["Arguments", "Guard", "SyncGuard", "Used", "WhenUnavailable", "guard", "guard_sync"]

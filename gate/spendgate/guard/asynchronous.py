@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
-from types import TracebackType
+from contextlib import aclosing
 from typing import Any, ParamSpec, TypeVar, overload
 
-from spendgate.decision import Denied
-from spendgate.errors import GateUnavailable
 from spendgate.event import MetadataValue, UsageEvent
-from spendgate.guard.terms import Arguments, Terms, Used, WhenUnavailable, constant, count, named
-from spendgate.run import Reserves, Run
+from spendgate.guard.passed import Passed, WhenUnavailable
+from spendgate.guard.terms import Arguments, Terms, Used, constant, count
+from spendgate.run import Reserves
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_log = logging.getLogger("spendgate.guard")
 
 
 class Guard:
@@ -51,9 +46,9 @@ class Guard:
 
             @functools.wraps(function)
             async def stream(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
-                async with self._passed(read(*args, **kwargs)) as run, aclosing(function(*args, **kwargs)) as items:
+                async with self._passed(read(*args, **kwargs)) as passed, aclosing(function(*args, **kwargs)) as items:
                     async for item in items:
-                        count(run, self._used, item)
+                        count(passed.run, self._used, item)
                         yield item
 
             return stream
@@ -62,53 +57,21 @@ class Guard:
 
         @functools.wraps(function)
         async def call(*args: Any, **kwargs: Any) -> Any:
-            async with self._passed(read(*args, **kwargs)) as run:
+            async with self._passed(read(*args, **kwargs)) as passed:
                 result = await function(*args, **kwargs)
-                count(run, self._used, result)
+                count(passed.run, self._used, result)
                 return result
 
         return call
 
-    def _passed(self, event: UsageEvent) -> AbstractAsyncContextManager[Run | None]:
-        gate = self._gate()
-        run = Run(gate, event, self._lifetime_seconds) if self._used is not None else None
-        return _Passed(gate, event, run, self._when_unavailable)
-
-
-class _Passed(AbstractAsyncContextManager[Run | None]):
-    """One call that the gate lets pass: decided or reserved on the way in, committed on the way out. The run is None
-    where nothing is reserved."""
-
-    def __init__(self, gate: Reserves, event: UsageEvent, run: Run | None, when_unavailable: WhenUnavailable) -> None:
-        self._gate, self._event, self._run = gate, event, run
-        self._open = when_unavailable == "open"
-
-    async def __aenter__(self) -> Run | None:
-        try:
-            if self._run is not None:
-                return await self._run.__aenter__()
-            decision = await self._gate.submit(self._event, mode="decide")
-        except GateUnavailable as exc:
-            if not self._open:
-                raise
-            _log.warning("the gate is unavailable: %s of %s passes unmetered", *named(self._event), exc_info=exc)
-            self._run = None
-            return None
-        if not decision.allowed:
-            raise Denied(decision)
-        return None
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._run is None:
-            return
-        try:
-            await self._run.__aexit__(kind, error, trace)
-        except GateUnavailable as exc:
-            if not self._open:
-                raise
-            _log.warning("the gate is unavailable: %s of %s is not committed", *named(self._event), exc_info=exc)
+    def _passed(self, event: UsageEvent) -> Passed:
+        return Passed(
+            self._gate(),
+            event,
+            reserve=self._used is not None,
+            lifetime_seconds=self._lifetime_seconds,
+            when_unavailable=self._when_unavailable,
+        )
 
 
 def guard(

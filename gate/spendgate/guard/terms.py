@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from spendgate.event import MetadataValue, UsageEvent, usage_event
 from spendgate.run import Run, SyncRun
@@ -16,9 +16,6 @@ Arguments = Mapping[str, Any]
 
 Used = Callable[[Any], int | Mapping[str, int] | None]
 """What a result, or an item of a stream, says was used: a quantity, or quantities by meter; None says nothing."""
-
-WhenUnavailable = Literal["closed", "open"]
-"""Without an answer from the gate: `closed` lets nothing pass, `open` everything, unmetered."""
 
 
 class Terms:
@@ -83,11 +80,6 @@ def count(run: Run | SyncRun | None, used: Used | None, result: Any) -> None:
             run.add(quantity, meter)
     elif found is not None:
         run.add(found)
-
-
-def named(event: UsageEvent) -> tuple[str, str]:
-    """Meters and customer, for logs."""
-    return " and ".join(event.quantities), event.customer_id
 
 
 def _reader(value: Any) -> Callable[[Arguments], Any]:
