@@ -4,6 +4,9 @@ It works with any ASGI 3 server and framework and needs none. A denial is answer
 with the status that the HTTP API gives to gateways; the application is not called. Bodies are neither read nor
 buffered in either direction. Lifespan and WebSocket scopes pass: one handshake carries many events, so a WebSocket's
 handler asks the gate for each message.
+
+A `Denied` that the application itself raises, from `gate.reserve` or a guard, is answered in the same way if its answer
+hasn't begun.
 """
 
 from __future__ import annotations
@@ -94,9 +97,27 @@ class GateMiddleware:
         self._when_unavailable: WhenUnavailable = when_unavailable
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._decides(scope):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        answering = False
+
+        async def watched(message: Message) -> None:
+            nonlocal answering
+            answering = True
+            await send(message)
+
+        try:
+            if self._decides(scope):
+                await self._decided(scope, receive, watched)
+            else:
+                await self._app(scope, receive, watched)
+        except Denied as exc:
+            if answering:
+                raise
+            await denial(exc.decision).send(send)
+
+    async def _decided(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with AsyncExitStack() as stack:
             try:
                 passed = await stack.enter_async_context(self._passed(scope))
@@ -150,6 +171,7 @@ class Problem(msgspec.Struct, frozen=True):
     more: dict[str, Any] = {}
 
     async def send(self, send: Send) -> None:
+        """The whole answer."""
         members = {"type": PROBLEMS + self.slug, "title": self.title, "status": self.status, "detail": self.detail}
         body = msgspec.json.encode(members | self.more)
         headers = [
@@ -166,7 +188,7 @@ class Problem(msgspec.Struct, frozen=True):
 def _problem_of(error: SpendgateError) -> Problem:
     """What the client is told. Raises the error where it is not the client's matter."""
     if isinstance(error, Denied):
-        return _denial(error.decision)
+        return denial(error.decision)
     if isinstance(error, NoCustomer):
         return Problem(403, "no-customer", "No customer", "this request is for no customer")
     if isinstance(error, InvalidEvent) and not isinstance(error, UnknownMeter):
@@ -181,7 +203,8 @@ def _problem_of(error: SpendgateError) -> Problem:
     raise error
 
 
-def _denial(decision: Decision) -> Problem:
+def denial(decision: Decision) -> Problem:
+    """How a denial is answered: for applications that do it themselves, by `await denial(decision).send(send)`."""
     answer = decision.answer()
     status = status_of(decision)
     slug, title = _DENIALS[status]

@@ -10,7 +10,7 @@ import pytest
 
 from house import policy_of, quota, rate
 from serving import serve
-from spendgate import Gate, UnknownMeter
+from spendgate import Denied, Gate, UnknownMeter
 from spendgate.asgi import GateMiddleware
 from spendgate.testing import FakeGate
 
@@ -210,6 +210,26 @@ def test_with_reserve_a_run_that_is_told_nothing_is_released(contract):
     assert contract.run(asked(wrapped(hello, contract.gate, quantity=50, reserve=True)))[0] == 200
     assert left(contract) == 1000
     assert contract.records()[-1].result.reason == "released"
+
+
+@pytest.mark.parametrize("paths", [("*",), ()], ids=["decided", "not decided"])
+def test_a_denial_inside_of_the_application_is_answered_like_one_before_it(contract, paths):
+    @contract.gate.guard(customer=lambda call: call["scope"]["customer"], meter="tokens", quantity=101)
+    async def guarded(scope, receive, send):
+        pytest.fail("it does not fit")
+
+    status, _, body = contract.run(asked(wrapped(guarded, contract.gate, paths=paths)))
+    assert (status, body["reason"]) == (402, "above_burst")
+
+
+def test_a_denial_in_the_middle_of_an_answer_is_raised(contract):
+    async def late(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        async with contract.gate.reserve("acme", "tokens", 101):
+            pytest.fail("it does not fit")
+
+    with pytest.raises(Denied):
+        contract.run(asked(wrapped(late, contract.gate)))
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
