@@ -76,6 +76,15 @@ def test_the_event_is_read_from_the_arguments_by_name_and_by_callable(contract):
     assert left(contract) == 988
 
 
+def test_one_name_of_metadata_may_stand_alone(contract):
+    @contract.gate.guard(customer="customer_id", meter="tokens", metadata="model")
+    async def answer(customer_id, model="m-1"):
+        return model
+
+    contract.run(answer("acme"))
+    assert last_event(contract).metadata == {"model": "m-1"}
+
+
 def test_the_same_event_id_is_debited_once(contract):
     @contract.gate.guard(customer="customer_id", meter="tokens", quantity=10, event_id=lambda call: call["key"])
     async def answer(customer_id, key):
@@ -152,6 +161,17 @@ def test_a_stream_commits_the_sum_of_its_items(contract):
     assert len(contract.run(first_of(words("acme"), 99))) == 10
     assert left(contract) == 900
     assert ended == ["acme"]
+
+
+def test_items_that_say_nothing_of_use_count_nothing(contract):
+    @contract.gate.guard(customer="customer_id", meter="tokens", quantity=500, used=lambda item: item.get("usage"))
+    async def chunks(customer_id):
+        yield {"text": "a"}
+        yield {"text": "b"}
+        yield {"usage": 12}
+
+    contract.run(first_of(chunks("acme"), 99))
+    assert left(contract) == 988
 
 
 def test_a_stream_that_is_closed_early_commits_what_was_streamed(contract):

@@ -264,6 +264,12 @@ def test_an_event_larger_than_the_whole_quota_is_not_told_to_wait():
     assert (unblock.short, unblock.resets_at_us) == (1, None)
 
 
+def test_an_event_as_large_as_the_quota_is_told_when_there_is_room_for_it():
+    unblock = ask(used(known(quota()), 1000), 1_000).unblock
+    assert unblock.message == "1,000 tokens short: wait until 2026-01-02 00:00 UTC, when it resets"
+    assert unblock.resets_at_us == start_us() + 24 * HOUR_US
+
+
 def test_a_denial_names_the_other_limits_that_deny_it():
     gate = known(quota(10), rate(burst=5), quota(9, id="tokens-week", period="week", mode="shadow"), credits_limit())
     unblock = ask(gate, 11).unblock
