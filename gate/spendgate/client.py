@@ -31,6 +31,7 @@ from spendgate.decide import Mode
 from spendgate.decision import Decision
 from spendgate.errors import GateUnavailable, InvalidEvent, NotPrepared
 from spendgate.event import MetadataValue, UsageEvent, check_id, usage_event
+from spendgate.guard import guard, guard_sync
 from spendgate.keys import SIGNING_KEY, counters_key, customer_tag
 from spendgate.outage import Outage, on_disk, on_disk_sync, outage_of
 from spendgate.policy import EffectivePolicy
@@ -57,6 +58,8 @@ class Gate:
     Every method raises GateUnavailable when Redis does not answer within the timeout, and NotPrepared when the
     daemon has never run against this Redis.
     """
+
+    guard = guard
 
     def __init__(self, transport: Transport, *, outage: Outage | None = None, policies: Policies | None = None) -> None:
         self._transport = transport
@@ -294,6 +297,8 @@ class Gate:
 
 class SyncGate:
     """The gate for threads: the methods of `Gate` without `await`. One instance serves all threads."""
+
+    guard = guard_sync
 
     def __init__(
         self, transport: SyncTransport, *, outage: Outage | None = None, policies: Policies | None = None

@@ -13,7 +13,7 @@ from spendgate.event import UsageEvent
 from spendgate.keys import decision_id_of, partition_of
 from spendgate.limits.result import LimitResult
 from spendgate.policy import EffectivePolicy
-from spendgate.reasons import MICRO, Unblock, rfc3339, sentence_of, unblock_of
+from spendgate.reasons import MICRO, Case, Unblock, rfc3339, sentence_of, unblock_of
 from spendgate.record import Record, decode_record, verdict_of
 from spendgate.snapshot import snapshot_of
 from spendgate.state import CustomerState
@@ -84,7 +84,7 @@ class Decision:
 
     @property
     def reason(self) -> str:
-        """Code, as in `reasons.SENTENCES`."""
+        """Code, as in `reasons.REASONS`."""
         return self.record.result.reason
 
     @property
@@ -134,19 +134,23 @@ class Decision:
         )
 
     @property
+    def _case(self) -> Case:
+        return Case(self.verdict, self.policy, self.event, self.record.overrides, self.record.now_us)
+
+    @property
     def limits(self) -> tuple[LimitResult, ...]:
         """Every limit of the policy, with its numbers."""
         return self.verdict.limits
 
     @property
     def message(self) -> str:
-        """Why, in one sentence."""
-        return sentence_of(self.verdict)
+        """Why, in one sentence. Times are in the customer's zone; `answer` has them in UTC beside it."""
+        return sentence_of(self._case)
 
     @property
     def unblock(self) -> Unblock | None:
         """The smallest thing that would let a denied event pass; None when it was allowed."""
-        return unblock_of(self.verdict, self.record.now_us)
+        return unblock_of(self._case)
 
     @property
     def retry_after_seconds(self) -> int | None:

@@ -94,6 +94,16 @@ class NotPrepared(SpendgateError):
     """Redis holds no Spendgate installation, or no policy document was loaded yet."""
 
 
+class UnknownEngine(SpendgateError):
+    """A record was made by an engine that this version of the library does not have; `known` are those it has."""
+
+    def __init__(self, version: int, known: tuple[int, ...]) -> None:
+        versions = ", ".join(map(str, known))
+        super().__init__(f"it was made by engine {version}, and this version of Spendgate knows only engine {versions}")
+        self.version = version
+        self.known = known
+
+
 class WrongPolicy(SpendgateError):
     """A policy, state or override could not be written: what is there is newer, or the input is malformed."""
 

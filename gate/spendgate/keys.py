@@ -6,6 +6,7 @@ one customer are in one Redis Cluster slot.
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import Final
 
@@ -52,3 +53,12 @@ def advice_key(customer_id: str) -> str:
 def decision_id_of(partition: int, stream_id: str) -> str:
     """A decision is named by where it stands: partition, epoch and sequence."""
     return f"d{partition:03d}-{stream_id}"
+
+
+def stream_id_of(decision_id: str) -> str | None:
+    """The outbox entry that a decision id names; None for text that is no such id."""
+    match = _DECISION_ID.fullmatch(decision_id)
+    return match[1] if match is not None else None
+
+
+_DECISION_ID: Final = re.compile(r"d\d{3}-(\d+-\d+)", re.ASCII)

@@ -17,7 +17,7 @@ from spendgate.limits import Limit, counter_field, rule_of
 from spendgate.state import STANDING_FIELD
 
 ENGINE_VERSION: Final = 1
-"""Version of the decision's semantics. A change of any outcome for the same inputs raises it."""
+"""Version of the decision's semantics. A change of any outcome for the same inputs raises it: see engines.py."""
 
 
 class ReservationTerms(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,46 +1,146 @@
-"""One plain English sentence for each reason code, and the smallest thing that would let a denied event pass."""
+"""Why: one plain English sentence for each reason code, and the smallest thing that would let a denied event pass.
+
+`REASONS` is the only table of them: answers, lists, the trace, the dashboard and `spendgate replay` all read it here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
 
 from spendgate.decide import Verdict
+from spendgate.event import UsageEvent
 from spendgate.limits.result import LimitResult
+from spendgate.local_time import local_text
+from spendgate.policy import EffectivePolicy
+from spendgate.state import Override
 
 MICRO: Final = 1_000_000
+SHOWN_CHARACTERS: Final = 80
 
-SENTENCES: Final = {
-    "allowed": "Every limit has room for this event.",
-    "allowed_by_override": "A limit has no room, but an override lets this event pass.",
-    "recorded": "Recorded as usage that already happened; recorded usage is never denied.",
-    "unknown_customer": "Nobody knows this customer, and the policy document denies unknown customers.",
-    "customer_suspended": "The customer is suspended in the billing system.",
-    "customer_cancelled": "The customer's contract is cancelled in the billing system.",
-    "override_stop": "An override stops this customer.",
-    "model_not_allowed": "The plan does not include this model.",
-    "model_without_weight": "The policy document gives no credit weight for this model, so the event has no price.",
-    "policy_stale": "The policy in force is too old to know the current period; a new one is needed.",
-    "quota_exceeded": "The event asks for {amount}, but only {remaining} of {limit} {are} left in this {period}.",
-    "credits_exceeded": "The event costs {amount}, but the balance is {remaining}.",
-    "rate_exceeded": "The event asks for {amount}, but the rate of {period} leaves room for {remaining} now.",
-    "above_burst": "The event asks for {amount}, more than the {limit} that this rate ever lets through at once.",
-    "too_many_open": "{reserved} open at once already, which is the most that is allowed.",
-    "too_many_values": "Limit {id} counts each {per} apart, and there are too many different ones already.",
-    "mirror_stale": "The billing data is too old, and what may pass meanwhile is used up.",
-    "outage": "Redis does not answer, and what may pass meanwhile does not cover this event.",
-    "allowed_in_outage": "Redis does not answer; this is within what may pass meanwhile, and is settled later.",
-    "settled": "It passed while Redis did not answer, and is debited now.",
-    "committed": "What was really used is debited; the rest of the reservation is free again.",
-    "released": "Nothing was used; the reservation is free again.",
-    "expired": "Nobody ended the reservation by its deadline; it is free again.",
-    "expired_committed": "Nobody ended the reservation by its deadline; the plan debits it as reserved.",
-    "extended": "The reservation's deadline was moved.",
-    "event_too_large": "The event has {amount}, more than the {limit} allowed in one event.",
+
+class Reason(msgspec.Struct, frozen=True):
+    """`sentence` is for one decision and may name its numbers, `{amount}` and its like with their unit; `short` is for
+    lists, where no numbers are at hand (None: the sentence has none). `advice` helps where no number does."""
+
+    sentence: str
+    short: str | None = None
+    advice: str | None = None
+
+    @property
+    def in_lists(self) -> str:
+        return self.short if self.short is not None else self.sentence
+
+
+REASONS: Final = {
+    "allowed": Reason("Every limit has room for this event."),
+    "allowed_by_override": Reason(
+        "Limit {id} has no room, but override {override} lets this event pass.",
+        short="A limit has no room, but an override lets this event pass.",
+    ),
+    "recorded": Reason("Recorded as usage that already happened; recorded usage is never denied."),
+    "unknown_customer": Reason(
+        "Nobody knows this customer, and the policy document denies unknown customers.",
+        advice="create the customer in the billing system, or name a plan for unknown customers in the policy document",
+    ),
+    "customer_suspended": Reason(
+        "The billing system has suspended this customer, so nothing passes.",
+        advice="reactivate the customer in the billing system",
+    ),
+    "customer_cancelled": Reason(
+        "The billing system says that this customer's contract is cancelled, so nothing passes.",
+        advice="renew the contract in the billing system",
+    ),
+    "override_stop": Reason(
+        "Override {override} stops this customer until {until}.",
+        short="An override stops this customer.",
+        advice="revoke override {override}, or wait until it expires on {until}",
+    ),
+    "model_not_allowed": Reason(
+        "Plan {plan} does not include the model {model}.",
+        short="The plan does not include this model.",
+        advice="ask for a model that the plan includes ({models}), or change the plan",
+    ),
+    "model_without_weight": Reason(
+        "Limit {id} gives no credit weight for {model_or_none}, so the event has no price.",
+        short="The policy document gives no credit weight for this model, so the event has no price.",
+        advice="add a credit weight for this model to limit {id} in the policy document",
+    ),
+    "policy_stale": Reason(
+        "The policy in force is too old: limit {id} does not know the current {period} any more.",
+        short="The policy in force is too old to know the current period.",
+        advice="run the daemon, which renews policies before their periods end",
+    ),
+    "quota_exceeded": Reason(
+        "Limit {id}{scope}: the event asks for {amount}, but only {remaining} of {limit} {are} left {in_period}{held}.",
+        short="More than the quota has left.",
+    ),
+    "credits_exceeded": Reason(
+        "Limit {id}{scope}: the event costs {amount}, but the balance is {remaining}{held}.",
+        short="More than the credit balance.",
+    ),
+    "rate_exceeded": Reason(
+        "Limit {id}{scope}: the event asks for {amount}, but the rate of {period} has room for {remaining} now.",
+        short="Faster than the rate allows.",
+    ),
+    "above_burst": Reason(
+        "Limit {id}{scope}: the event asks for {amount}, more than the {limit} that this rate ever lets through at once.",
+        short="More than the rate ever lets through at once.",
+    ),
+    "too_many_open": Reason(
+        "Limit {id}{scope}: {reserved} {are_reserved} open already, as many as are allowed at once.",
+        short="As many are open already as are allowed at once.",
+        advice="wait until one of them ends, or release reservations that nobody needs any more",
+    ),
+    "too_many_values": Reason(
+        "Limit {id} counts each {per} apart, and there are already as many different ones as it keeps.",
+        short="A limit counts each value of a field apart, and there are already as many as it keeps.",
+        advice="use a value of {per} that was used before, or raise max_values of limit {id}",
+    ),
+    "mirror_stale": Reason(
+        "The billing data is too old, and what limit {id} lets pass meanwhile is used up.",
+        short="The billing data is too old, and what may pass meanwhile is used up.",
+        advice="run the daemon and look at its connection to the billing system; it passes again once the data is fresh",
+    ),
+    "event_too_large": Reason(
+        "Limit {id}{scope}: {what} {amount}, more than the {limit} allowed in one event.",
+        short="Larger than one event may be.",
+    ),
+    "outage": Reason(
+        "Redis does not answer, and what may pass meanwhile does not cover this event.",
+        advice="try again in a moment; if it lasts, look at Redis",
+    ),
+    "allowed_in_outage": Reason("Redis does not answer; this is within what may pass meanwhile, and is settled later."),
+    "settled": Reason("It passed while Redis did not answer, and is debited now."),
+    "committed": Reason("What was really used is debited; the rest of the reservation is free again."),
+    "released": Reason("Nothing was used; the reservation is free again."),
+    "expired": Reason("Nobody ended the reservation by its deadline; it is free again."),
+    "expired_committed": Reason("Nobody ended the reservation by its deadline; the plan debits it as reserved."),
+    "extended": Reason("The reservation's deadline was moved."),
+    "external": Reason("Usage recorded outside the gate crossed a threshold."),
+    "standing": Reason("The customer's state changed without an event: a reset, an expiry, an override or new terms."),
 }
-"""`{amount}` and its like carry their unit."""
+
+
+class Case(msgspec.Struct, frozen=True):
+    """What sentences speak of: a verdict, and what it was made from. Times are told in the policy's time zone."""
+
+    verdict: Verdict
+    policy: EffectivePolicy
+    event: UsageEvent
+    overrides: Sequence[Override]
+    now_us: int
+
+    @property
+    def line(self) -> LimitResult | None:
+        """The limit that decided."""
+        return next((line for line in self.verdict.limits if line.id == self.verdict.limit_id), None)
+
+    def time_text(self, instant_us: int) -> str:
+        return local_text(instant_us, self.policy.timezone)
 
 
 class Unblock(msgspec.Struct, frozen=True):
@@ -69,62 +169,101 @@ def quantity_text(quantity: int, unit: str) -> str:
     return f"{quantity:,} {unit if quantity == 1 else unit + 's'}"
 
 
-def sentence_of(verdict: Verdict) -> str:
+def sentence_of(case: Case) -> str:
     """Why, in one sentence with its numbers."""
-    template = SENTENCES[verdict.reason]
-    line = _deciding_line(verdict)
-    if line is None or "{" not in template:
-        return template
-    remaining = max(0, line.remaining or 0) if line.kind != "credits" else line.remaining or 0
-    return template.format(
-        amount=quantity_text(line.amount, line.unit),
-        remaining=quantity_text(remaining, line.unit),
-        limit=quantity_text(line.limit or 0, line.unit),
-        are="is" if remaining == 1 else "are",
-        period=line.period,
-        reserved=quantity_text(line.reserved, line.unit),
-        id=line.id,
-        per=line.per,
-    )
+    reason = REASONS[case.verdict.reason]
+    return _filled(reason.sentence, case)
 
 
-def unblock_of(verdict: Verdict, now_us: int) -> Unblock | None:
-    """None when the event was allowed."""
-    if verdict.outcome == "allow":
+def unblock_of(case: Case) -> Unblock | None:
+    """None when the event was allowed. Where other limits deny the event as well, the message names them."""
+    if case.verdict.outcome == "allow":
         return None
-    line = _deciding_line(verdict)
-    if line is None:
-        return Unblock(_ADVICE.get(verdict.reason, "Ask the provider to change the policy."))
-    if verdict.reason == "rate_exceeded":
+    unblock = _unblock_of_limit(case, case.line) if case.line is not None else None
+    if unblock is None:
+        override = _override_of(case) if case.verdict.reason == "override_stop" else None
+        advice = _filled(REASONS[case.verdict.reason].advice or "", case)
+        unblock = Unblock(advice, case.verdict.limit_id, resets_at_us=override.until_us if override else None)
+    others = [line.id for line in case.verdict.limits if line.denies and line.id != case.verdict.limit_id]
+    if not others:
+        return unblock
+    return msgspec.structs.replace(unblock, message=f"{unblock.message}; also denied by {', '.join(others)}")
+
+
+def _unblock_of_limit(case: Case, line: LimitResult) -> Unblock | None:
+    """By the limit's numbers; None where they don't help."""
+    reason, limit = case.verdict.reason, line.limit or 0
+    short = line.amount - (line.remaining or 0)
+    if reason == "rate_exceeded":
         wait_seconds = -(-line.retry_after_us // MICRO)
-        room_at_us = now_us + line.retry_after_us
-        return Unblock(f"wait {wait_seconds} s", line.id, line.amount - (line.remaining or 0), line.unit, room_at_us)
-    if verdict.reason in ("quota_exceeded", "credits_exceeded"):
-        short = line.amount - (line.remaining or 0)
-        resets_at_us = line.period_end_seconds * MICRO if line.period_end_seconds else None
-        when = f"; resets {rfc3339(resets_at_us)}" if resets_at_us else ""
-        return Unblock(f"{quantity_text(short, line.unit)} short{when}", line.id, short, line.unit, resets_at_us)
-    if verdict.reason in ("above_burst", "event_too_large"):
-        short = line.amount - (line.limit or 0)
-        text = f"{quantity_text(short, line.unit)} too many for one event; split it"
-        return Unblock(text, line.id, short, line.unit)
-    return Unblock(_ADVICE[verdict.reason], line.id)
+        return Unblock(f"wait {wait_seconds:,} s", line.id, short, line.unit, case.now_us + line.retry_after_us)
+    if reason == "credits_exceeded":
+        return Unblock(f"{_text(line, short)} short: grant them, or ask for less", line.id, short, line.unit)
+    if reason == "quota_exceeded":
+        if line.amount > limit:
+            message = f"ask for at most {_text(line, limit)}, all that a period of {line.period} has, or raise the cap"
+            return Unblock(message, line.id, line.amount - limit, line.unit)
+        resets_at_us = (line.period_end_seconds or 0) * MICRO
+        less = f"ask for at most {_text(line, line.remaining)}, or " if line.remaining else ""
+        message = f"{_text(line, short)} short: {less}wait until {case.time_text(resets_at_us)}, when it resets"
+        return Unblock(message, line.id, short, line.unit, resets_at_us)
+    if reason in ("above_burst", "event_too_large"):
+        short = line.amount - limit
+        how = f"lower {line.field} to" if line.field is not None else "split the event into parts of"
+        return Unblock(f"{how} at most {_text(line, limit)}", line.id, short, line.unit)
+    return None
 
 
-def _deciding_line(verdict: Verdict) -> LimitResult | None:
-    return next((line for line in verdict.limits if line.id == verdict.limit_id), None)
+def _filled(template: str, case: Case) -> str:
+    line, policy = case.line, case.policy
+    override, model = _override_of(case), case.event.model
+    values = {
+        "plan": policy.plan,
+        "model": _shown(model),
+        "models": ", ".join(policy.models or ()) or "none",
+        "model_or_none": f"the model {_shown(model)}" if model is not None else "events without a model",
+        "override": case.verdict.override_id,
+        "until": case.time_text(override.until_us) if override is not None else None,
+    }
+    return template.format(**values, **(_values_of(line) if line is not None else {}))
 
 
-_ADVICE: Final = {
-    "unknown_customer": "Create the customer in the billing system, or name a plan for unknown customers.",
-    "customer_suspended": "Reactivate the customer in the billing system.",
-    "customer_cancelled": "Renew the contract in the billing system.",
-    "override_stop": "Revoke the override, or wait until it expires.",
-    "model_not_allowed": "Use a model of the plan, or change the plan.",
-    "model_without_weight": "Add a credit weight for this model to the policy document.",
-    "too_many_open": "Wait until a run ends, or release reservations that are no longer needed.",
-    "too_many_values": "Use fewer different values, or raise the limit's max_values.",
-    "mirror_stale": "Run the daemon and look at its connection to the billing system.",
-    "outage": "Try again in a moment; if it lasts, look at Redis.",
-    "policy_stale": "Run the daemon, which renews policies before their periods end.",
-}
+def _values_of(line: LimitResult) -> dict[str, str | None]:
+    remaining = line.remaining or 0 if line.kind == "credits" else max(0, line.remaining or 0)
+    held = f"; {_text(line, line.reserved)} {_are(line.reserved)} held by runs that are still open"
+    return {
+        "id": line.id,
+        "scope": f" for {line.per}={_shown(line.per_value)}" if line.per is not None else "",
+        "amount": _text(line, line.amount),
+        "remaining": _text(line, remaining),
+        "limit": _text(line, line.limit or 0),
+        "are": _are(remaining),
+        "period": line.period,
+        "in_period": _IN_PERIOD.get(line.period or "", f"in this period of {line.period}"),
+        "reserved": _text(line, line.reserved),
+        "are_reserved": _are(line.reserved),
+        "held": held if line.reserved else "",
+        "per": line.per,
+        "what": f"{line.field} is" if line.field is not None else "the event asks for",
+    }
+
+
+_IN_PERIOD: Final = {"month": "this month", "week": "this week", "day": "today"}
+
+
+def _text(line: LimitResult, quantity: int) -> str:
+    """A quantity of this limit. A limit of a metadata field counts in that field's unit, which nobody told."""
+    return f"{quantity:,}" if line.field is not None else quantity_text(quantity, line.unit)
+
+
+def _shown(text: str | None) -> str | None:
+    """What a caller sent: of any length, but not in a sentence."""
+    return text if text is None or len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
+def _are(quantity: int) -> str:
+    return "is" if quantity == 1 else "are"
+
+
+def _override_of(case: Case) -> Override | None:
+    return next((each for each in case.overrides if each.id == case.verdict.override_id), None)

@@ -7,15 +7,16 @@ again with the pure functions, so the explanation, the audit and the verifier al
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from spendgate.decide import Mode, Outcome, Verdict, decide, refresh
+from spendgate.decide import Mode, Outcome, Verdict
+from spendgate.engines import engine_of
 from spendgate.event import UsageEvent
 from spendgate.limits import Counters, counter_field, decode_counter
-from spendgate.policy import ENGINE_VERSION, EffectivePolicy
-from spendgate.reservation import Facts, Finish, finish
+from spendgate.policy import EffectivePolicy
+from spendgate.reservation import Facts, Finish
 from spendgate.state import CustomerState, Override, OverrideSet, PolicyState, Standing
 
 Kind = Literal["decision", "finish", "standing", "denials", "repair", "snapshot"]
@@ -79,11 +80,11 @@ def decode_record(encoded: bytes) -> Record:
 
 def verdict_of(record: Record, policy: EffectivePolicy) -> Verdict:
     """Decide the record's event again. `policy` is the one that `record.policy` names. Raises ValueError for a record
-    that decides no event, or of another engine."""
-    if record.engine != ENGINE_VERSION or record.event is None or record.kind != "decision":
-        raise ValueError(f"engine {record.engine} or kind {record.kind!r} can't be decided again")
+    that decides no event, and UnknownEngine."""
+    if record.event is None or record.kind != "decision":
+        raise ValueError(f"a record of kind {record.kind!r} can't be decided again")
     facts = record.reservation
-    return decide(
+    return engine_of(record.engine).decide(
         policy,
         record.state,
         record.counters_by_limit(policy),
@@ -91,19 +92,18 @@ def verdict_of(record: Record, policy: EffectivePolicy) -> Verdict:
         record.event,
         record.now_us,
         standing=record.standing,
-        mode=record.mode,  # type: ignore[arg-type]  # a decision has a decision's mode
+        mode=record.mode,
         mirrored_at_us=record.mirrored_at_us,
         lifetime_us=0 if facts is None else facts.deadline_us - record.now_us,
     )
 
 
 def finish_of(record: Record, policy: EffectivePolicy) -> Finish:
-    """Finish the record's reservation again. Raises ValueError for a record that finishes none, or of another
-    engine."""
+    """Finish the record's reservation again. Raises ValueError for a record that finishes none, and UnknownEngine."""
     facts = record.reservation
-    if record.engine != ENGINE_VERSION or record.event is None or facts is None or record.kind != "finish":
-        raise ValueError(f"engine {record.engine} or kind {record.kind!r} finishes no reservation")
-    return finish(
+    if record.event is None or facts is None or record.kind != "finish":
+        raise ValueError(f"a record of kind {record.kind!r} finishes no reservation")
+    return engine_of(record.engine).finish(
         policy,
         record.state,
         record.counters_by_limit(policy),
@@ -115,26 +115,32 @@ def finish_of(record: Record, policy: EffectivePolicy) -> Finish:
     )
 
 
-def agrees(record: Record, policy: EffectivePolicy) -> bool:
-    """Whether the definition decides as the script did; denials that were only counted have nothing to compare."""
-    result = record.result
-    if record.kind in ("denials", "repair") or record.mode == "extend" or result.reason == "external":
-        return True
+def decide_again(record: Record, policy: EffectivePolicy) -> dict[str, Any]:
+    """What the definition says of the record, by the names of `Result`'s fields. Empty where there is nothing to
+    compare: denials that were only counted, and what moves no counter."""
+    if record.kind in ("denials", "repair") or record.mode == "extend" or record.result.reason == "external":
+        return {}
     if record.kind == "finish":
-        return finish_of(record, policy).crossed == result.crossed
+        return {"crossed": finish_of(record, policy).crossed}
     if record.kind == "standing":
+        again = engine_of(record.engine).refresh
         counters = record.counters_by_limit(policy)
-        standing = refresh(policy, record.state, counters, record.overrides, record.now_us, standing=record.standing)
-        return standing.state == result.state_after
+        standing = again(policy, record.state, counters, record.overrides, record.now_us, standing=record.standing)
+        return {"state_after": standing.state}
     verdict = verdict_of(record, policy)
-    return (
-        verdict.outcome == result.outcome
-        and verdict.reason == result.reason
-        and (verdict.limit_id or "") == result.limit_id
-        and (verdict.override_id or "") == result.override_id
-        and verdict.crossed == result.crossed
-        and verdict.standing.state == result.state_after
-    )
+    return {
+        "outcome": verdict.outcome,
+        "reason": verdict.reason,
+        "limit_id": verdict.limit_id or "",
+        "override_id": verdict.override_id or "",
+        "crossed": verdict.crossed,
+        "state_after": verdict.standing.state,
+    }
+
+
+def agrees(record: Record, policy: EffectivePolicy) -> bool:
+    """Whether the definition decides as the script did."""
+    return all(getattr(record.result, name) == value for name, value in decide_again(record, policy).items())
 
 
 _decoder = msgspec.msgpack.Decoder(Record)

@@ -1,16 +1,25 @@
-"""A run under a reservation, as a context manager: reserved on the way in, ended exactly once on the way out."""
+"""A run under a reservation, as a context manager: reserved on the way in, ended exactly once on the way out.
+
+A client that goes away cancels the task that serves it, and a web framework may cancel it again at each await. What is
+asked of the gate is therefore asked by a task of its own, which cancelling doesn't reach: a reservation that is given is
+ended, and what was used is committed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from spendgate.calls import Finished
 from spendgate.decide import Mode
 from spendgate.decision import Decision, Denied
-from spendgate.errors import InvalidEvent
+from spendgate.errors import InvalidEvent, SpendgateError
 from spendgate.event import UsageEvent
+
+T = TypeVar("T")
 
 
 class Reserves(Protocol):
@@ -59,9 +68,10 @@ class _Counting:
     @property
     def reservation_id(self) -> str:
         """For whoever ends the reservation in another process."""
-        if self.decision.reservation_id is None:
+        decision: Decision | None = getattr(self, "decision", None)
+        if decision is None or decision.reservation_id is None:
             raise ValueError("nothing is reserved outside of the with block")
-        return self.decision.reservation_id
+        return decision.reservation_id
 
     def add(self, quantity: int, meter: str | None = None) -> None:
         """Count use while it streams. What is counted is committed at the end, even when the block raises."""
@@ -93,7 +103,8 @@ class Run(_Counting):
     """`async with gate.reserve(...) as run`. Entering raises Denied when the event does not fit.
 
     On the way out it commits what `commit` or `add` told, and releases the reservation when they told nothing. When
-    even that fails, GateUnavailable is raised; the reservation then ends by its deadline.
+    even that fails, GateUnavailable is raised; the reservation then ends by its deadline. Cancelling the block doesn't
+    cancel this, and what was reserved for a block that was cancelled before it began is released.
     """
 
     def __init__(self, gate: Reserves, event: UsageEvent, lifetime_seconds: int | None) -> None:
@@ -105,18 +116,31 @@ class Run(_Counting):
         await self._gate.extend(self.reservation_id, seconds)
 
     async def __aenter__(self) -> Self:
-        self.decision = await self._gate.submit(self._event, mode="reserve", lifetime_seconds=self._lifetime_seconds)
+        reserving = _started(self._gate.submit(self._event, mode="reserve", lifetime_seconds=self._lifetime_seconds))
+        try:
+            self.decision = await asyncio.shield(reserving)
+        except asyncio.CancelledError:
+            _started(self._let_go(reserving))
+            raise
         if not self.decision.allowed:
             raise Denied(self.decision)
         return self
+
+    async def _let_go(self, reserving: asyncio.Future[Decision]) -> None:
+        """Release what is reserved for a block that never begins. Where that fails, the deadline does it."""
+        with contextlib.suppress(SpendgateError):
+            decision = await reserving
+            if decision.reservation_id is not None and not decision.duplicate:
+                await self._gate.release(decision.reservation_id)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._actual is None:
-            self.finished = await self._gate.release(self.reservation_id)
+            ending = _started(self._gate.release(self.reservation_id))
         else:
-            self.finished = await self._gate.commit(self.reservation_id, quantities=self._actual)
+            ending = _started(self._gate.commit(self.reservation_id, quantities=self._actual))
+        self.finished = await asyncio.shield(ending)
 
 
 class SyncRun(_Counting):
@@ -143,6 +167,18 @@ class SyncRun(_Counting):
             self.finished = self._gate.release(self.reservation_id)
         else:
             self.finished = self._gate.commit(self.reservation_id, quantities=self._actual)
+
+
+_asked: set[asyncio.Future[Any]] = set()
+"""A loop keeps only weak references to its tasks."""
+
+
+def _started(asking: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+    """A task of its own, kept until it is done."""
+    task = asyncio.ensure_future(asking)
+    _asked.add(task)
+    task.add_done_callback(_asked.discard)
+    return task
 
 
 def _whole(field: str, value: object) -> int:

@@ -142,3 +142,19 @@ def test_lists_page_to_the_end_without_gaps(api):
         if cursor is None:
             break
     assert seen == made[::-1]
+
+
+def test_the_end_of_a_reservation_is_found_by_its_id(api):
+    api.contract()
+
+    async def reserve_and_commit():
+        async with api.gate.reserve("acme", "tokens", 100) as run:
+            run.commit(40)
+        return run.finished.record_id
+
+    ended = api.run(reserve_and_commit())
+    api.relay_all()
+    found = api.get(f"/v1/decisions/{ended}")
+    assert found.status_code == 200
+    told = {name: found.json()[name] for name in ("kind", "mode", "reason", "quantities")}
+    assert told == {"kind": "finish", "mode": "commit", "reason": "committed", "quantities": {"tokens": 40}}

@@ -54,7 +54,7 @@ def test_asking_over_http(asked):
     assert '"event_id":"run-4711"' in asked
 
 
-@pytest.mark.parametrize(("number", "printed"), [(0, "allow"), (1, "False")])
+@pytest.mark.parametrize(("number", "printed"), [(0, "allow"), (1, "committed"), (2, "False")])
 def test_python_snippets(asked, stack, number, printed):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", blocks("python")[number]],
@@ -70,7 +70,7 @@ def test_python_snippets(asked, stack, number, printed):
 
 
 def test_there_are_no_other_snippets():
-    assert (len(blocks("bash")), len(blocks("python"))) == (2, 2)
+    assert (len(blocks("bash")), len(blocks("python"))) == (2, 3)
 
 
 def test_commands(asked, stack, addresses):

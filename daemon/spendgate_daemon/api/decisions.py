@@ -17,6 +17,7 @@ from spendgate.decide import Mode
 from spendgate.decision import Decision
 from spendgate.errors import InvalidEvent, SpendgateError
 from spendgate.event import UsageEvent
+from spendgate.gateway import retry_after_seconds_of, status_of
 from spendgate_daemon.api.asgi import (
     Disconnected,
     Receive,
@@ -40,9 +41,6 @@ FETCH_WAITERS: Final = 200
 """Beyond, unknown customers are denied without waiting: a flood of made-up ids must not hold the rest up."""
 
 PATHS: Final = ("/v1/decisions", "/v1/decisions/batch", "/v1/usage")
-
-_EXHAUSTED_REASONS: Final = frozenset({"quota_exceeded", "credits_exceeded", "above_burst", "event_too_large"})
-"""What more money or a larger plan would change; any other stop is forbidden rather than unpaid."""
 
 _log = structlog.get_logger("spendgate.api.decisions")
 
@@ -184,8 +182,5 @@ def _prefers_gateway(prefer: str) -> bool:
 
 
 def _gateway_status(decision: Decision) -> tuple[int, dict[str, str]]:
-    if decision.outcome == "throttle":
-        return 429, {"retry-after": str(max(1, decision.retry_after_seconds or 1))}
-    if decision.outcome == "allow":
-        return 200, {}
-    return (402 if decision.reason in _EXHAUSTED_REASONS else 403), {}
+    wait_seconds = retry_after_seconds_of(decision)
+    return status_of(decision), {"retry-after": str(wait_seconds)} if wait_seconds is not None else {}

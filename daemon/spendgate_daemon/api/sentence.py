@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from spendgate.limits.result import LimitResult
-from spendgate.reasons import quantity_text, rfc3339
+from spendgate.local_time import local_text
+from spendgate.reasons import quantity_text
 from spendgate.snapshot import Snapshot
 
 
 def sentence_of(snapshot: Snapshot) -> str:
-    """The customer's state in one sentence, with the reason and when it ends."""
+    """The customer's state in one sentence, with the reason and when it ends, in the customer's time zone."""
     standing = snapshot.standing
-    end = f" until {rfc3339(standing.next_change_at_us)}" if standing.next_change_at_us else ""
+    end = (
+        f" until {local_text(standing.next_change_at_us, snapshot.policy.timezone)}"
+        if standing.next_change_at_us
+        else ""
+    )
     if standing.state == "suspended":
         status = snapshot.state.status if snapshot.state is not None else "suspended"
         return f"Suspended: the billing system says {status}."

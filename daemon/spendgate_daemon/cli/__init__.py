@@ -25,6 +25,7 @@ _COMMANDS: Final = (
     ("sandbox", PARTS, "Run the sandbox, an embedded UsageBox."),
     ("traffic", TOOLS, "Send load as an application would."),
     ("policy", TOOLS, "Work with policy documents."),
+    ("replay", TOOLS, "Make a stored decision again, and say whether it agrees."),
     ("keys", TOOLS, "Make, list and revoke API keys."),
     ("flagd", TOOLS, "Write the flag definition for flagd to a file."),
     ("sign-in", TOOLS, "Print a one-time link to the dashboard."),

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated
 
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Column, Table
-from sqlalchemy.exc import SQLAlchemyError
 
 from spendgate_daemon.api.auth import SCOPES
-from spendgate_daemon.cli.starting import HomeOption, fail, read_settings
-from spendgate_daemon.store import Store
+from spendgate_daemon.cli.starting import HomeOption, fail
+from spendgate_daemon.cli.store import opened_store
 
 app = App(name="keys", help="Make, list and revoke API keys.")
 
@@ -51,7 +48,7 @@ def create(
         fail("--days must be 1 or more", 2)
     now_us = time.time_ns() // 1000
     expires_at_us = now_us + days * 86_400_000_000 if days is not None else None
-    with _store(home) as store:
+    with opened_store(home) as store:
         print(store.keys.create(principal, scope, now_us, customer_id=customer, expires_at_us=expires_at_us))
 
 
@@ -60,7 +57,7 @@ def list_(*, home: HomeOption = None) -> None:
     """List all keys, without their secrets."""
     table = Table(Column("id", min_width=16), "principal", "scopes", "customer", "made", "state")
     now_us = time.time_ns() // 1000
-    with _store(home) as store:
+    with opened_store(home) as store:
         for key in store.keys.all():
             state = "revoked" if key.revoked_at_us is not None else "valid" if key.valid_at(now_us) else "expired"
             scopes = " ".join(sorted(key.scopes))
@@ -77,25 +74,10 @@ def revoke(key_id: str, *, home: HomeOption = None) -> None:
     key_id
         Its id, the part between the first two underscores.
     """
-    with _store(home) as store:
+    with opened_store(home) as store:
         if not store.keys.revoke(key_id, time.time_ns() // 1000):
             fail(f"no key {key_id!r} that isn't revoked already")
     print(f"revoked {key_id}")
-
-
-@contextmanager
-def _store(home: HomeOption) -> Iterator[Store]:
-    settings = read_settings(home)
-    if settings.database_url is None:
-        fail(f"SPENDGATE_DATABASE_URL is not set, and no `spendgate up` is running in {settings.home}", 2)
-    try:
-        store = Store.open(settings.database_url)
-    except SQLAlchemyError as exc:
-        fail(f"the store can't be opened: {exc}")
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def _day(at_us: int) -> str:

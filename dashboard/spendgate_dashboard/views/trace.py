@@ -36,9 +36,9 @@ def _trace(decision_id: str) -> None:
     decision = api().get(f"/v1/decisions/{decision_id}")
     banner(api().get("/v1/summary"))
     if "decision_trace" not in decision:
-        st.info(
-            f"{decision['message']} This entry stands for {decision['count']:,} further denials of one rule within one second; it has no single event."
-        )
+        further = "further denials of one rule within one second; it has no single event."
+        counted = f" This entry stands for {decision['count']:,} {further}" if decision["kind"] == "denials" else ""
+        st.info(f"{decision['message']}{counted}")
         return
     glyph, word, tone = OUTCOMES[decision["decision"]]
     message = decision["reason"]["message"].replace("<", "&lt;")

@@ -16,7 +16,7 @@ from spendgate.errors import InvalidEvent, TooLarge, UnknownMeter
 from spendgate.event import MAX_QUANTITY, UsageEvent
 from spendgate.keys import partition_of, tag_of
 from spendgate.limits import Counters, counter_field
-from spendgate.policy import EffectivePolicy, decode_policy
+from spendgate.policy import ENGINE_VERSION, EffectivePolicy, decode_policy
 from spendgate.record import Record, Result
 from spendgate.reservation import Facts
 from spendgate.script import Script
@@ -115,7 +115,7 @@ class MemoryRedis:
     ) -> Record:
         stored = [counters.get(counter_field(limit)) for limit in policy.limits]
         return Record(
-            engine=1,
+            engine=ENGINE_VERSION,
             kind=kind,  # type: ignore[arg-type]
             now_us=self.clock(),
             mode=mode,  # type: ignore[arg-type]

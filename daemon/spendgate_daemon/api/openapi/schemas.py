@@ -148,7 +148,7 @@ DECISION: Final = answer(
         engine=WHOLE,
         policy_digest=TEXT,
         clock=INSTANT,
-        mode=one_of("decide", "record"),
+        mode=one_of("decide", "reserve", "record"),
         event=answer(event_id=TEXT, customer_id=TEXT, quantities=mapped(WHOLE), metadata=mapped({})),
         previous_state=STATE,
         customer_state=STATE,
@@ -170,7 +170,7 @@ DECISION_ROW: Final = answer(
     message=TEXT,
     limit_id=nullable(TEXT),
     quantities=mapped(WHOLE),
-    mode=one_of("decide", "record"),
+    mode=one_of("decide", "reserve", "record", "commit", "release", "expire", "extend"),
     count=WHOLE,
     mismatch=BOOLEAN,
 )
@@ -195,7 +195,8 @@ STORED_DECISION: Final[Shape] = {
             deliveries=listed(_DELIVERY),
         ),
     ],
-    "description": "The answer again, computed from the stored inputs; counted denials are told as in the list.",
+    "description": "The answer again, computed from the stored inputs; counted denials and ends of reservations are told "
+    "as in the list.",
 }
 
 CUSTOMER_ROW: Final = answer(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Any, Final
 
 from litestar import Request, get
 from litestar.params import FromPath
 
 from spendgate.decision import Decision
-from spendgate.reasons import SENTENCES, rfc3339
+from spendgate.keys import stream_id_of
+from spendgate.reasons import REASONS, rfc3339
 from spendgate.record import decode_record
 from spendgate_daemon.api.problems import not_found
 from spendgate_daemon.api.routes.query import Query
@@ -18,8 +18,6 @@ from spendgate_daemon.api.services import Services
 from spendgate_daemon.store.decisions import StoredDecision
 
 OUTCOMES: Final = ("allow", "throttle", "stop")
-
-_DECISION_ID = re.compile(r"d\d{3}-(\d+-\d+)")
 
 
 def handlers(services: Services) -> list[Any]:
@@ -45,10 +43,10 @@ def handlers(services: Services) -> list[Any]:
 
     @get("/v1/decisions/{decision_id:str}", opt={"scope": "read"})
     async def one(decision_id: FromPath[str]) -> dict[str, Any]:
-        match = _DECISION_ID.fullmatch(decision_id)
-        stored = await asyncio.to_thread(store.decisions.get, decision_id) if match is not None else None
+        stream_id = stream_id_of(decision_id)
+        stored = await asyncio.to_thread(store.decisions.get, decision_id) if stream_id is not None else None
         policy = await asyncio.to_thread(store.policies.effective, stored.policy_digest) if stored is not None else None
-        if stored is None or policy is None or match is None:
+        if stored is None or policy is None or stream_id is None:
             raise not_found(f"there is no decision {decision_id!r}; a decision is stored within a second of its answer")
         deliveries = await asyncio.to_thread(lambda: _deliveries(services, stored))
         names = await asyncio.to_thread(store.customers.names, [stored.customer_id])
@@ -61,15 +59,15 @@ def handlers(services: Services) -> list[Any]:
             "deliveries": deliveries,
         }
         record = decode_record(stored.record)
-        if record.event is None:
+        if record.kind != "decision":
             return _row(stored, names) | extra
-        return Decision("decided", match[1], record, policy, record.now_us).answer() | extra
+        return Decision("decided", stream_id, record, policy, record.now_us).answer() | extra
 
     return [listed, one]
 
 
 def _row(item: StoredDecision, names: dict[str, str]) -> dict[str, Any]:
-    sentence = SENTENCES.get(item.reason, item.reason)
+    reason = REASONS.get(item.reason)
     return {
         "decision_id": item.decision_id,
         "kind": item.kind,
@@ -78,7 +76,7 @@ def _row(item: StoredDecision, names: dict[str, str]) -> dict[str, Any]:
         "customer_name": names.get(item.customer_id, item.customer_id),
         "outcome": item.outcome,
         "reason": item.reason,
-        "message": _SHORT.get(item.reason, sentence),
+        "message": reason.in_lists if reason is not None else item.reason,
         "limit_id": item.limit_id or None,
         "quantities": item.quantities,
         "mode": item.mode,
@@ -99,13 +97,3 @@ def _deliveries(services: Services, stored: StoredDecision) -> list[dict[str, An
         }
         for each in services.store.deliveries.of_item(ids)
     ]
-
-
-_SHORT: Final = {
-    "quota_exceeded": "More than the quota has left.",
-    "credits_exceeded": "More than the credit balance.",
-    "rate_exceeded": "Faster than the rate allows.",
-    "above_burst": "More than the rate ever lets through at once.",
-    "event_too_large": "Larger than one event may be.",
-}
-"""For lists, where the numbers are in the row's own columns."""
