@@ -78,7 +78,7 @@ MUTANTS: Final[dict[str, tuple[str, str]]] = {
     "a threshold fires late": ("if use >= thresholds[index]", "if use > thresholds[index]"),
     "the period before is lost": ("if move.shifts then", "if false then"),
     "the period before takes the place of the open one": ("move.older and BEFORE .. name or name", "name"),
-    "a sequence has gaps": ("meta[2] = meta[2] + 1", "meta[2] = meta[2] + 2"),
+    "a sequence has gaps": ("local seq = meta[2] + 1", "local seq = meta[2] + 2"),
     "a debit is not written": (
         "fields[#fields + 1] = counter\n",
         "fields[#fields + 1] = customer.counters[index] or counter\n",

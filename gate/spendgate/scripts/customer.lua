@@ -51,17 +51,20 @@ function customer.counters(self)
   return counters
 end
 
--- Reads a customer, with the counters of the policy in force (those of limits with `per` are read for an event).
-function customer.read(tag, id, meta, now_seconds, now_us)
-  local blobs = call('MGET', tag .. 'state:' .. id, tag .. 'overrides:' .. id)
-  local state_raw, digest, status, has_grants, granted = blobs[1], nil, 0, 0, 0
+-- Reads a customer, with the counters of the policy in force (those of limits with `per` are read for an event). `given`
+-- is what is about to be written: a state, the rules that it names, or overrides. Two GETs, because MGET takes a key of
+-- another type for an absent one: the customer would be nobody, and a stop would be gone.
+function customer.read(tag, id, meta, now_seconds, now_us, given)
+  local state_raw = given and given.state_raw or call('GET', tag .. 'state:' .. id)
+  local overrides_raw = given and given.overrides_raw or call('GET', tag .. 'overrides:' .. id)
+  local digest, status, has_grants, granted = nil, 0, 0, 0
   if state_raw then
     digest, status, has_grants, granted = unpacked('>c32BBI7', state_raw)
   end
   if status == 3 or not state_raw then -- nobody knows this customer
     digest = call('GET', tag .. 'default') or ''
   end
-  local rules = call('GET', tag .. 'rules:' .. digest)
+  local rules = given and given.digest == digest and given.rules or call('GET', tag .. 'rules:' .. digest)
   if not rules then
     refuse('no_policy', digest)
   end
@@ -71,7 +74,7 @@ function customer.read(tag, id, meta, now_seconds, now_us)
     state_raw = state_raw, digest = digest, status = state_raw and status or 3,
     granted = granted > 0 and granted - 1,
     grants = has_grants > 0 and unpack_one(state_raw:sub(42)).grants,
-    overrides_raw = blobs[2], overrides = blobs[2] and unpack_one(blobs[2])[2],
+    overrides_raw = overrides_raw, overrides = overrides_raw and unpack_one(overrides_raw)[2],
     deny_unknown = deny_unknown, meters = meters, models = models, max_staleness_us = max_staleness_us, terms = terms,
     fields = fields, limits = limits, counters_key = tag .. 'counters:' .. id, counters = false,
     standing_raw = false, standing = false, moves = false,
@@ -119,10 +122,11 @@ end
 -- where an entry stands: the partition's epoch, and a sequence without gaps.
 function customer.append(self, record)
   local meta = self.meta
-  meta[2] = meta[2] + 1
-  local id = meta[1] .. '-' .. string.format('%.0f', meta[2])
+  local seq = meta[2] + 1
+  local id = meta[1] .. '-' .. string.format('%.0f', seq)
   call('XADD', self.tag .. 'outbox', id, 'r', record)
-  call('HSET', self.tag .. 'meta', 'seq', meta[2])
+  call('HSET', self.tag .. 'meta', 'seq', seq)
+  meta[2] = seq
   return id
 end
 
@@ -141,6 +145,26 @@ local function due_of(standing)
     end
   end
   return due_us
+end
+
+-- An error after the first write would leave half of a step, and a key of another type is one. So keys that are written
+-- and not read are asked for their length before: all of them here, and for a decision those that it is about to change.
+function customer.probe(self)
+  call('XLEN', self.tag .. 'outbox')
+  call('ZCARD', self.tag .. 'changes')
+  call('XLEN', self.tag .. 'feed')
+end
+
+function customer.probe_changed(self, standing)
+  if #standing.denials > 0 or due_of(standing) ~= due_of(self.standing) then
+    call('ZCARD', self.tag .. 'changes')
+  end
+  if standing.version ~= self.standing.version then
+    call('XLEN', self.tag .. 'feed')
+  end
+  if not self.state_raw then
+    call('XLEN', self.tag .. 'hints')
+  end
 end
 
 -- Writes counters (`fields`: name, value, ...) and the standing, when it is due for the sweep, and a line in the feed that

@@ -97,6 +97,7 @@ end
 
 local function keep_denial(customer, standing, outcome, reason, limit_id, record)
   local denials, seconds = use('denials'), customer.now_seconds
+  about.probe_changed(customer, standing)
   local entry, kept = denials.count(standing, reason .. '|' .. limit_id, outcome, seconds)
   if kept then
     entry[4] = about.append(customer, record)
@@ -107,6 +108,7 @@ local function keep_denial(customer, standing, outcome, reason, limit_id, record
 end
 
 local function keep_debit(customer, standing, checks, record)
+  about.probe_changed(customer, standing)
   local id, fields = about.append(customer, record), {}
   if #standing.denials > 0 then
     standing.denials = use('denials').flush(customer, standing)
