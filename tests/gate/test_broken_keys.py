@@ -94,7 +94,7 @@ STEPS = {
 
 def everything(client):
     """All keys with what they hold. A stream's dump tells the entries as well as the last id."""
-    return {key: client.dump(key) for key in client.keys()}
+    return {key: client.dump(key) for key in client.keys("*")}
 
 
 def names_of(house, key):

@@ -8,6 +8,8 @@ import pytest
 
 from interleavings import Broken, Player, told_scripts
 from mutants import MUTANTS
+from redis_servers import SERVER_NAMES, find_redis_servers, start_redis, stop
+from requirements import require
 
 COUNT = int(os.environ.get("SPENDGATE_INTERLEAVINGS", "10000"))
 MOST_FOR_A_MUTANT = 12_000
@@ -33,6 +35,19 @@ def play(redis_url):
 def test_no_interleaving_overspends_loses_or_counts_twice(play):
     play(KEPT_SEEDS)
     play(range(COUNT))
+
+
+@pytest.mark.parametrize("name", SERVER_NAMES)
+def test_so_on_every_redis(name, tmp_path):
+    servers = find_redis_servers()
+    require(name, found=name in servers)
+    process, url = start_redis(servers[name], tmp_path)
+    player = Player(url, told_scripts())
+    try:
+        player.play(range(COUNT, COUNT + COUNT // 10))
+    finally:
+        player.close()
+        stop(process)
 
 
 @pytest.mark.parametrize("name", MUTANTS)
