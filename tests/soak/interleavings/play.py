@@ -44,6 +44,8 @@ _PLAYED: Final = (
     scripts.PUT_EXTERNAL,
     scripts.REFRESH,
     scripts.SWEEP,
+    scripts.SNAPSHOT,
+    scripts.RESERVED,
 )
 _NEVER_US: Final = 10**15
 
