@@ -1,11 +1,11 @@
-# make up | test | lint | bench: each works in a fresh clone with Python 3.11 or 3.12 (with venv) and make.
+# make up | test | lint | bench | soak: each works in a fresh clone with Python 3.11 or 3.12 (with venv) and make.
 # Arguments go through ARGS: `make test ARGS="tests/gate -x"`, `make up ARGS="--no-traffic"`.
 
 UV_VERSION := 0.13.9
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench clean
+.PHONY: help up test lint bench soak clean
 
 READY := .venv/.ready
 
@@ -14,6 +14,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make lint   check style, types and import rules"
 	@echo "make bench  measure against the targets, write bench.json"
+	@echo "make soak   two million steps and ten million interleavings against the gate's scripts: some hours"
 	@echo "make clean  remove .venv and caches (not the data in .spendgate)"
 
 up: $(READY)
@@ -30,6 +31,9 @@ lint: $(READY)
 
 bench: $(READY)
 	@exec .venv/bin/python bench $(ARGS)
+
+soak: $(READY)
+	@exec .venv/bin/python tests/soak $(ARGS)
 
 # uv is installed into the environment that it then fills: nothing else on this machine is touched. PYTHON chooses the
 # interpreter; otherwise it's the first of these that runs, is new enough and has venv.

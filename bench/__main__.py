@@ -17,7 +17,6 @@ import clients
 import enforcement
 import growth
 import http_api
-import interleavings
 import latency
 import redis_cpu
 import relay
@@ -25,6 +24,8 @@ import rivals
 from measure import Missing, Row
 from rich.console import Console
 from rich.table import Table
+
+import interleavings
 
 MODULES = {
     "clients": clients.measure,

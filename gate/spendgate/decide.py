@@ -14,7 +14,7 @@ import msgspec
 
 from spendgate.errors import InvalidEvent, UnknownMeter
 from spendgate.event import UsageEvent
-from spendgate.limits import NOT_KEPT, Counters, Limit, counter_field, speaks_of_all
+from spendgate.limits import NOT_KEPT, Concurrency, Counters, Limit, counter_field, speaks_of_all
 from spendgate.limits.check import STALE_RETRY_US, Check, Context, amount_of, applies, matches, text_of
 from spendgate.limits.result import LimitResult
 from spendgate.policy import EffectivePolicy
@@ -151,7 +151,9 @@ def context_of(state: PolicyState | None, now_us: int, *, reserving: bool = Fals
 def check_limit(limit: Limit, event: UsageEvent, stored: Any, context: Context) -> Check:
     """One limit against one event that may not be its concern."""
     concerned = applies(limit.match, event)
-    full = concerned and stored == NOT_KEPT
+    # What reserves nothing isn't counted as open, so it can't be one value too many.
+    counted = context.reserving or not isinstance(limit, Concurrency)
+    full = concerned and counted and stored == NOT_KEPT
     asked = event if concerned and not full else msgspec.structs.replace(event, quantities={})
     check = limit.check(asked, None if stored == NOT_KEPT else stored, context)
     value = text_of(event.metadata.get(limit.per)) or "" if limit.per is not None and concerned else None

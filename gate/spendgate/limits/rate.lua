@@ -14,7 +14,7 @@ local function read(raw, units, ceiling, now_us)
   end
   local updated_us, debt = struct.unpack(COUNTER, raw)
   local elapsed_us = max(0, now_us - updated_us)
-  return max(0, debt - units * min(elapsed_us, ceil_div(ceiling, units))), max(now_us, updated_us)
+  return max(0, min(debt, ceiling) - units * min(elapsed_us, ceil_div(ceiling, units))), max(now_us, updated_us)
 end
 
 local function check(rule, amount, raw, context)

@@ -73,8 +73,9 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", ta
         return -(-self.ceiling // self.units)
 
     def _melted(self, counter: RateCounter, now_us: int) -> int:
+        """A debt from a time of a larger burst is the most that this one knows, so that it melts in time, too."""
         elapsed_us = max(0, now_us - counter.updated_us)
-        return max(0, counter.debt - self.units * min(elapsed_us, self.melts_in_us))
+        return max(0, min(counter.debt, self.ceiling) - self.units * min(elapsed_us, self.melts_in_us))
 
     def check(self, event: UsageEvent, counter: RateCounter | None, context: Context) -> Check:
         """`counter` None: nothing was used yet."""

@@ -63,17 +63,20 @@ local function rules_of(raw)
   return parts, fields, limits
 end
 
--- Reads a customer, with the counters of the policy in force (those of limits with `per` are read for an event).
-local function read(tag, id, meta, now_seconds, now_us)
-  local blobs = call('MGET', tag .. 'state:' .. id, tag .. 'overrides:' .. id)
-  local state_raw, digest, status, has_grants, granted = blobs[1], nil, 0, 0, 0
+-- Reads a customer, with the counters of the policy in force (those of limits with `per` are read for an event). `given`
+-- is what is about to be written: a state, the rules that it names, or overrides. Two GETs, because MGET takes a key of
+-- another type for an absent one: the customer would be nobody, and a stop would be gone.
+local function read(tag, id, meta, now_seconds, now_us, given)
+  local state_raw = given and given.state_raw or call('GET', tag .. 'state:' .. id)
+  local overrides_raw = given and given.overrides_raw or call('GET', tag .. 'overrides:' .. id)
+  local digest, status, has_grants, granted = nil, 0, 0, 0
   if state_raw then
     digest, status, has_grants, granted = unpacked('>c32BBI7', state_raw)
   end
   if status == 3 or not state_raw then -- nobody knows this customer
     digest = call('GET', tag .. 'default') or ''
   end
-  local rules = call('GET', tag .. 'rules:' .. digest)
+  local rules = given and given.digest == digest and given.rules or call('GET', tag .. 'rules:' .. digest)
   if not rules then
     refuse('no_policy', digest)
   end
@@ -83,7 +86,7 @@ local function read(tag, id, meta, now_seconds, now_us)
     state_raw = state_raw, digest = digest, status = state_raw and status or 3,
     granted = granted > 0 and granted - 1,
     grants = has_grants > 0 and unpack_all(state_raw:sub(42)).grants,
-    overrides_raw = blobs[2], overrides = blobs[2] and unpack_all(blobs[2])[2],
+    overrides_raw = overrides_raw, overrides = overrides_raw and unpack_all(overrides_raw)[2],
     deny_unknown = parts[1], meters = parts[2], models = parts[3], max_staleness_us = parts[4], terms = parts[5],
     fields = fields, limits = limits, counters_key = tag .. 'counters:' .. id, counters = false,
     standing_raw = false, standing = false, moves = false,
@@ -159,6 +162,26 @@ local function due_of(standing)
   return due_us
 end
 
+-- An error after the first write would leave half of a step, and a key of another type is one. So keys that are written
+-- and not read are asked for their length before: all of them here, and for a decision those that it is about to change.
+local function probe(self)
+  call('XLEN', self.tag .. 'outbox')
+  call('ZCARD', self.tag .. 'changes')
+  call('XLEN', self.tag .. 'feed')
+end
+
+local function probe_changed(self, standing)
+  if #standing.denials > 0 or due_of(standing) ~= due_of(self.standing) then
+    call('ZCARD', self.tag .. 'changes')
+  end
+  if standing.version ~= self.standing.version then
+    call('XLEN', self.tag .. 'feed')
+  end
+  if not self.state_raw then
+    call('XLEN', self.tag .. 'hints')
+  end
+end
+
 -- Writes counters (`fields`: name, value, ...) and the standing, when it is due for the sweep, and a line in the feed that
 -- flag providers follow. `sweeping`: the customer's place in the calendar is used up.
 local function write(self, standing, fields, sweeping)
@@ -193,5 +216,5 @@ end
 
 return {
   clock = clock, meta = meta, counters = counters_of, rules_of = rules_of, read = read, record = record, result = result,
-  append = append, write = write,
+  append = append, write = write, probe = probe, probe_changed = probe_changed,
 }

@@ -43,6 +43,7 @@ local function reservation_of(customer, event, identity, fingerprint, asked_us)
 end
 
 local function keep_debit(customer, standing, checks, record)
+  about.probe_changed(customer, standing)
   local fields, id, seq = {}, about.append(customer, record)
   if #standing.denials > 0 then
     standing.denials = use('denials').flush(customer, standing)

@@ -62,6 +62,7 @@ end
 -- Gives the status of the answer, and the id of the record that tells of this denial.
 local function keep(customer, standing, outcome, reason, limit_id, record)
   local about = use('customer')
+  about.probe_changed(customer, standing)
   local entry, kept = count(standing, reason .. '|' .. limit_id, outcome, customer.now_seconds)
   if kept then
     entry[4] = about.append(customer, record)

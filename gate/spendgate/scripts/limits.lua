@@ -31,11 +31,11 @@ return function(customer, quantities)
         counters[index] = raw
       end
       local denies, reason, retry_us, counter, names, spare, spent, ends_us
-      if raw == '' then
-        denies, reason, retry_us = use('per').full(customer, rule)
-      else
+      if raw ~= '' then
         denies, reason, retry_us, counter, names, spare, spent, ends_us =
           use(rule[1]).check(rule, amount, raw, customer, not rule[8] and index)
+      elseif customer.reserving or rule[1] ~= 'concurrency' then -- what reserves nothing isn't counted as open
+        denies, reason, retry_us = use('per').full(customer, rule)
       end
       after[index] = counter
       if spare and spare <= spent and rule[6] then

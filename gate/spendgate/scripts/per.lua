@@ -35,6 +35,7 @@ function per.read(customer, rule, metadata, at)
     local count = redis.call('HLEN', key)
     if count == 0 then
       place.expires = expires
+      redis.call('ZCARD', customer.tag .. 'expiring') -- written with the first debit: see customer.probe
     end
     raw = before and redis.call('HGET', before, value)
     if not raw and count >= rule[9] then

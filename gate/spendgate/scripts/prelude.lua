@@ -29,6 +29,12 @@ local function refuse(code, subject)
   error({ code = code, subject = subject or '' }, 0)
 end
 
+-- Raises what was caught, as it was: since Redis 7, its pcall gives only the text of an error's table, and text that is
+-- raised again would be `ERR OOM ...` to the caller, who has to know OOM, READONLY and WRONGTYPE from a fault of ours.
+local function raise(fault)
+  error(type(fault) == 'string' and fault:find('^%u+ ') and { err = fault } or fault, 0)
+end
+
 -- Runs a script's body; a refusal becomes {'error', code, subject}, anything else stays a script error.
 local function answer(body)
   local done, result = pcall(body)
@@ -38,5 +44,5 @@ local function answer(body)
   if type(result) == 'table' and result.code then
     return { 'error', result.code, result.subject }
   end
-  error(result, 0)
+  raise(result)
 end

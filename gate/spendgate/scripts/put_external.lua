@@ -14,6 +14,7 @@ return answer(function()
       if not counter then
         return 0
       end
+      about.probe(customer)
       if names then
         local crossed = {}
         for at, name in ipairs(names) do

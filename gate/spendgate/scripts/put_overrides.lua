@@ -8,7 +8,8 @@ return answer(function()
   if stored and cmsgpack.unpack(stored)[1] >= tonumber(ARGV[4]) then
     return 0
   end
+  local given = { overrides_raw = ARGV[3] }
+  use('standing').refresh(about.read(tag, customer_id, meta, now_seconds, now_us, given), true, false)
   redis.call('SET', key, ARGV[3])
-  use('standing').refresh(about.read(tag, customer_id, meta, now_seconds, now_us), true, false)
   return 1
 end)

@@ -16,9 +16,10 @@ return answer(function()
       return 0
     end
   end
+  local given = { state_raw = ARGV[3], digest = ARGV[4], rules = ARGV[6] }
+  use('standing').refresh(about.read(tag, customer_id, meta, now_seconds, now_us, given), true, false)
   redis.call('SET', tag .. 'policy:' .. ARGV[4], ARGV[5])
   redis.call('SET', tag .. 'rules:' .. ARGV[4], ARGV[6])
   redis.call('SET', key, ARGV[3])
-  use('standing').refresh(about.read(tag, customer_id, meta, now_seconds, now_us), true, false)
   return 1
 end)

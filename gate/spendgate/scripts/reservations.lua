@@ -75,8 +75,9 @@ end
 function reservations.end_of(customer, deadline_us)
   local _, _, grace_us = terms_of(customer)
   if call('HLEN', open_key(customer)) >= MAX_OPEN then
-    refuse('reservations_full', MAX_OPEN)
+    refuse('reservations_full', string.format('%.0f', MAX_OPEN))
   end
+  call('ZCARD', ends_key(customer)) -- see customer.probe
   return deadline_us + grace_us
 end
 
@@ -127,6 +128,13 @@ local function committed_of(above, held, actual)
   return committed
 end
 
+-- Before the first write of an end or an extension; see customer.probe.
+local function probe(customer, identity)
+  use('customer').probe(customer)
+  call('ZCARD', ends_key(customer))
+  use('memory').recall(customer, 'ended', identity)
+end
+
 -- Ends a reservation: counters of the periods it named, the record, and the memory of how it ended. `held` false: Redis
 -- forgot the reservation, and with it what it had held. Gives the record's id and facts; `refresh` is to follow.
 function reservations.finish(customer, reservation, mode, reason, actual, held)
@@ -138,6 +146,7 @@ function reservations.finish(customer, reservation, mode, reason, actual, held)
     held = held and reservation.quantities, committed = committed, metadata = reservation.metadata,
     effective_at_us = reservation.effective_at_us,
   }
+  probe(customer, reservation.identity)
   local id = use('finish')(view, ending, 'finish', mode, reason, reservation.event_raw, pack(facts))
   call('HDEL', open_key(customer), reservation.event_id)
   call('ZREM', ends_key(customer), reservation.event_id)
@@ -175,6 +184,7 @@ function reservations.extend(customer, reservation, by_us)
     refuse('extension_too_long', string.format('%.0f', latest_us))
   end
   reservation.deadline_us = math.max(reservation.deadline_us, customer.now_us + by_us)
+  probe(customer, reservation.identity)
   local about, facts = use('customer'), reservations.facts('open', reservation)
   local result = about.result('allow', 'extended', '', '', customer.standing.state)
   local id =
@@ -194,8 +204,11 @@ function reservations.end_overdue(customer)
       local _, _, _, commits = terms_of(reservations.under(customer, reservation.digest))
       local actual = commits and reservation.quantities or {}
       local reason = commits and 'expired_committed' or 'expired'
-      -- A counter without room for what is committed must not hold up its customer for ever: then it is let go.
-      if not pcall(reservations.finish, customer, reservation, 'expire', reason, actual, true) then
+      local done, fault = pcall(reservations.finish, customer, reservation, 'expire', reason, actual, true)
+      if not done and not (type(fault) == 'table' and fault.code) then
+        raise(fault)
+      elseif not done then
+        -- A counter without room for what is committed must not hold up its customer for ever: then it is let go.
         reservations.finish(customer, reservation, 'expire', 'expired', {}, true)
       end
     else

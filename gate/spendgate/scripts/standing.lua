@@ -51,6 +51,7 @@ local function refresh(customer, changed, sweeping, reservations_end_us)
   if changed and after.version == before.version then
     after.version = after.version + 1
   end
+  use('customer').probe(customer)
   if #after.denials > 0 then
     after.denials = use('denials').flush(customer, after)
   end

@@ -8,23 +8,28 @@ local DROPPED_MAX = 512 -- hashes of a forgotten generation, in one script
 local IDS_PER_BUCKET = 32 -- small hashes are compact, and so is finding one among this many
 local BUCKETS_MIN, BUCKETS_MAX = 16, 65536
 
+local function refresh_one(customer_id, meta, now_seconds, now_us)
+  local customer = about.read(tag, customer_id, meta, now_seconds, now_us)
+  local ends_us = customer.standing.reservations_end_us
+  if ends_us > 0 and ends_us <= now_us then
+    use('reservations').end_overdue(customer)
+  end
+  use('standing').refresh(customer, false, true)
+end
+
+-- How many were due, and the first error: one customer whose keys are broken holds up nobody else.
 local function refresh_due(meta, now_seconds, now_us)
   local due = redis.call('ZRANGEBYSCORE', tag .. 'changes', '-inf', now_us, 'LIMIT', 0, most)
+  local broken = nil
   for _, customer_id in ipairs(due) do
-    local found, customer = pcall(about.read, tag, customer_id, meta, now_seconds, now_us)
-    if found then
-      local ends_us = customer.standing.reservations_end_us
-      if ends_us > 0 and ends_us <= now_us then
-        use('reservations').end_overdue(customer)
-      end
-      use('standing').refresh(customer, false, true)
-    elseif type(customer) == 'table' and customer.code then
+    local done, fault = pcall(refresh_one, customer_id, meta, now_seconds, now_us)
+    if not done and type(fault) == 'table' and fault.code then
       redis.call('ZREM', tag .. 'changes', customer_id) -- its policy is gone: there is nothing to derive a standing from
-    else
-      error(customer, 0)
+    elseif not done then
+      broken = broken or fault
     end
   end
-  return #due
+  return #due, broken
 end
 
 local function drop_expired(now_seconds)
@@ -63,8 +68,11 @@ end
 
 return answer(function()
   local meta, now_seconds, now_us = about.meta(tag), about.clock()
-  local due = refresh_due(meta, now_seconds, now_us)
+  local due, broken = refresh_due(meta, now_seconds, now_us)
   drop_expired(now_seconds)
   forget(meta, now_us, tonumber(ARGV[3]))
+  if broken then
+    raise(broken)
+  end
   return due
 end)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from spendgate.client import Gate, SyncGate
 from spendgate.errors import Executed, GateUnavailable
 from spendgate.keys import SIGNING_KEY, partition_of, tag_of
+from spendgate.limits.check import Grant
 from spendgate.policy import EffectivePolicy
 from spendgate.record import Record, decode_record
 from spendgate.script import PUT_OVERRIDES, PUT_STATE, SWEEP, Script
-from spendgate.state import Override, OverrideSet, PolicyState, Status
+from spendgate.state import Override, OverrideSet, PolicyState, Status, burn_order
 from spendgate.testing.deciding import play_decide
 from spendgate.testing.memory import MemoryRedis, Play
 from spendgate.testing.reserving import play_finish_reservation, play_reserved
@@ -126,11 +127,21 @@ class _House:
         *,
         status: Status = "active",
         granted_micro_credits: int | None = None,
+        grants: Iterable[Grant] = (),
     ) -> None:
-        """Put a customer under a policy; None is the fake's own."""
+        """Put a customer under a policy; None is the fake's own. `grants` are credits on top that expire."""
         used = policy or self._default
         self._versions += 1
-        state = PolicyState(used.digest, used.plan, status, self._versions, "fake", self.clock(), granted_micro_credits)
+        state = PolicyState(
+            policy=used.digest,
+            plan=used.plan,
+            status=status,
+            version=self._versions,
+            source="fake",
+            updated_at_us=self.clock(),
+            granted_micro_credits=granted_micro_credits,
+            grants=burn_order(grants),
+        )
         written: list[Argument] = [state.encode(), used.digest, used.encode(), used.rules(), ""]
         self.redis.run(PUT_STATE, [_tag(customer_id), customer_id, *written])
 

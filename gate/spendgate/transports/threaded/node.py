@@ -42,7 +42,10 @@ class ThreadedNode:
         if self._is_closed:
             raise RuntimeError("the transport is closed")
         connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None or not connection.is_usable():
+        if connection is not None and not connection.is_usable():
+            connection.close()  # Redis may have ended it while it was idle
+            connection = None
+        if connection is None:
             connection = self._connect(deadline)
         return connection.ask(command, deadline, replies)
 
