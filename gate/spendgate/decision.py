@@ -11,7 +11,8 @@ from spendgate.keys import decision_id_of, partition_of
 from spendgate.limits.result import LimitResult
 from spendgate.policy import EffectivePolicy
 from spendgate.reasons import MICRO, Unblock, rfc3339, sentence_of, unblock_of
-from spendgate.record import Record, verdict_of
+from spendgate.record import Record, finish_of, verdict_of
+from spendgate.reservation import Facts
 from spendgate.snapshot import snapshot_of
 from spendgate.state import CustomerState
 
@@ -24,6 +25,7 @@ class Decision:
 
     The outcome is the script's. Explanations (`limits`, `message`, `unblock`) are derived from the same inputs by the
     definition, when first asked for. A duplicate's explanation speaks of now, its outcome and `effective_at` of then.
+    Of a record of kind `finish`, the limits are as the end of the reservation left them.
     """
 
     def __init__(self, status: Status, stream_id: str, record: Record, policy: EffectivePolicy, at_us: int) -> None:
@@ -86,15 +88,19 @@ class Decision:
 
     @cached_property
     def verdict(self) -> Verdict:
-        if not self.duplicate:
+        if not self.duplicate and self.record.kind == "decision":
             return verdict_of(self.record, self.policy)
+        if not self.duplicate and self.record.mode != "extend":
+            limits = finish_of(self.record, self.policy).limits
+        else:
+            limits = tuple(snapshot_of(self.record, self.policy).limits())
         return Verdict(
             outcome=self.outcome,
             reason=self.reason,
             limit_id=None,
             override_id=None,
             retry_after_us=0,
-            limits=tuple(snapshot_of(self.record, self.policy).limits()),
+            limits=limits,
             counters={},
             crossed=(),
             state_before=self.record.standing.state,
@@ -144,13 +150,7 @@ class Decision:
 
     def _reservation_answer(self) -> dict[str, Any] | None:
         facts = self.record.reservation
-        if self.reservation_id is None or facts is None:
-            return None
-        return {
-            "id": self.reservation_id,
-            "status": facts.status,
-            "expires_at": rfc3339(facts.deadline_us),
-        }
+        return reservation_answer(facts, self.record.customer_id) if facts is not None and not self.dry_run else None
 
     def trace(self) -> dict[str, Any]:
         """Everything the decision was made from, each limit with its numbers."""
@@ -176,6 +176,19 @@ class Denied(SpendgateError):
     def __init__(self, decision: Decision) -> None:
         super().__init__(decision.message)
         self.decision = decision
+
+
+def reservation_answer(facts: Facts, customer_id: str) -> dict[str, Any]:
+    """What a record says of its reservation; `decision_id` names the decision that reserved, None in itself."""
+    stream_id = facts.stream_id
+    return {
+        "status": facts.status,
+        "decision_id": decision_id_of(partition_of(customer_id), stream_id) if stream_id else None,
+        "effective_at": rfc3339(facts.effective_at_us),
+        "deadline": rfc3339(facts.deadline_us) if facts.deadline_us else None,
+        "actual": dict(facts.actual),
+        "committed": dict(facts.committed),
+    }
 
 
 def limit_answer(line: LimitResult) -> dict[str, Any]:
