@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from spendgate_daemon.store.database import Database
 from spendgate_daemon.store.page import Page, position_of
-from spendgate_daemon.store.schema import decisions, mismatched, not_allow, not_allowed
+from spendgate_daemon.store.schema import decisions, finishing, mismatched, not_allow, not_allowed
 
 
 class StoredDecision(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +91,14 @@ class Decisions:
         items = [_stored(row) for row in rows[:limit]]
         return Page(items, str(items[-1].position) if len(rows) > limit else None)
 
+    def end_of(self, reserved: StoredDecision) -> StoredDecision | None:
+        """How the reservation that this decision gave ended; None while it is open."""
+        ended = _ends(decisions.c.customer_id == reserved.customer_id, decisions.c.event_id == reserved.event_id)
+        query = sa.select(decisions).where(ended, decisions.c.position > reserved.position)
+        with self._database.reading() as connection:
+            row = connection.execute(query.order_by(decisions.c.position).limit(1)).first()
+        return _stored(row) if row is not None else None
+
     def after(self, position: int, limit: int) -> list[StoredDecision]:
         """In the order they were stored, for the verifier."""
         query = sa.select(decisions).where(decisions.c.position > position).order_by(decisions.c.position).limit(limit)
@@ -117,6 +125,11 @@ class Decisions:
         with self._database.reading() as connection:
             query = sa.select(sa.func.count()).select_from(decisions).where(mismatched)
             return connection.execute(query).scalar_one()
+
+
+def _ends(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Records that end a reservation, by its customer and event."""
+    return sa.and_(finishing, decisions.c.mode.in_(("commit", "release", "expire")), *conditions)
 
 
 def _before(position: int) -> sa.ColumnElement[bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spendgate_daemon.api.routes import (
+    customer_reservations,
     customer_terms,
     customer_usage,
     customers,
@@ -23,6 +24,7 @@ MODULES = (
     health,
     customers,
     customer_usage,
+    customer_reservations,
     customer_terms,
     decisions,
     guardrail_events,
