@@ -34,6 +34,7 @@ SENTENCES: Final = {
     "released": "Nothing was used; the reservation is free again.",
     "expired": "Nobody ended the reservation by its deadline; it is free again.",
     "expired_committed": "Nobody ended the reservation by its deadline; the plan debits it as reserved.",
+    "repaired": "What counters held for reservations did not add up to those that are open; it was put right.",
     "extended": "The reservation's deadline was moved.",
     "event_too_large": "The event has {amount}, more than the {limit} allowed in one event.",
 }

@@ -26,4 +26,16 @@ function concurrency.finish(_, held, _, raw)
   return struct.pack('>I5', math.max(0, read(raw) - 1))
 end
 
+function concurrency.held()
+  return 1
+end
+
+function concurrency.holds(raw)
+  return read(raw), 0
+end
+
+function concurrency.holding(_, reserved)
+  return struct.pack('>I5', reserved)
+end
+
 return concurrency

@@ -194,4 +194,18 @@ function credits.next_expiry(customer)
   return first
 end
 
+function credits.held(rule, _, reservation)
+  return cost_of(rule, reservation.quantities, reservation.metadata) or 0
+end
+
+function credits.holds(raw)
+  return read(raw).reserved, 0
+end
+
+function credits.holding(raw, reserved)
+  local counter = read(raw)
+  counter.reserved = reserved
+  return write(counter)
+end
+
 return credits

@@ -121,4 +121,21 @@ function quota.finish(rule, held, amount, raw, _, at)
   return packed(COUNTER, start, used, external, external_at_us, reserved, stale_us, stale_used, #fired, fired), crossed
 end
 
+-- What a reservation of `amount` holds.
+function quota.held(_, amount)
+  return amount
+end
+
+-- What a counter holds for reservations, and of which period.
+function quota.holds(raw)
+  local start, _, _, _, reserved = unpacked(COUNTER, raw)
+  return reserved, start
+end
+
+-- The counter, holding `reserved`; the first of that period where `raw` is false.
+function quota.holding(raw, reserved, period_start)
+  local used, external, external_at_us, _, stale_us, stale_used, fired = quota.read(raw, period_start)
+  return packed(COUNTER, period_start, used, external, external_at_us, reserved, stale_us, stale_used, #fired, fired)
+end
+
 return quota

@@ -87,15 +87,15 @@ local function binary(raw)
   return #raw < 256 and packed('>BBc0', 196, #raw, raw) or packed('>BI2c0', 197, #raw, raw)
 end
 
--- One record; see record.py. `facts` of the reservation that it is about, if it is about one.
-function customer.record(self, kind, mode, event_raw, result, facts)
+-- One record; see record.py. `facts` of the reservation that it is about, if it is about one; `repaired` counters, if any.
+function customer.record(self, kind, mode, event_raw, result, facts, repaired)
   local count, counters, standing_raw = #self.limits, {}, self.standing_raw
   for index = 1, count do
     local raw = self.counters[index]
     counters[index] = raw and binary(raw) or NIL
   end
   local header = count < 16 and string.char(144 + count) or packed('>BI2', 220, count)
-  return (facts and '\158' or '\157')
+  return (repaired and '\159' or facts and '\158' or '\157')
     .. pack(1, kind, self.now_us, mode, self.id, self.digest, tonumber(self.meta[4]) or 0)
     .. (event_raw or NIL)
     .. (self.state_raw and self.state_raw:sub(42) or NIL)
@@ -104,7 +104,8 @@ function customer.record(self, kind, mode, event_raw, result, facts)
     .. (standing_raw and binary(standing_raw) or NIL)
     .. (self.overrides_raw or NIL)
     .. result
-    .. (facts or '')
+    .. (facts or repaired and NIL or '')
+    .. (repaired or '')
 end
 
 -- What was decided, as a record holds it. `crossed` nil is none.
