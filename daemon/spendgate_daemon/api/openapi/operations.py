@@ -311,6 +311,23 @@ OPERATING: Final = (
     ),
     Operation(
         method="get",
+        path="/v1/repairs",
+        name="listRepairs",
+        summary="Repairs of what counters held for reservations, newest first",
+        scope="read",
+        query=_PAGING | {"customer_id": _ANY},
+        answers={"200": known("Repairs")},
+    ),
+    Operation(
+        method="get",
+        path="/v1/repairs/{decision_id}",
+        name="getRepair",
+        summary="One repair, and who was denied because of what it put right",
+        scope="read",
+        answers={"200": known("Repair")},
+    ),
+    Operation(
+        method="get",
         path="/v1/summary",
         name="getSummary",
         summary="What a screen opens with",

@@ -386,6 +386,36 @@ GUARDRAIL_EVENT: Final = answer(
     message=TEXT,
 )
 
+REPAIR_ROW: Final = answer(
+    decision_id=TEXT,
+    at=INSTANT,
+    customer_id=TEXT,
+    customer_name=TEXT,
+    units=WHOLE | {"description": "Held wrongly, or not at all: the sum over all counters."},
+    counters=listed(
+        answer(
+            kind=one_of("quota", "credits", "concurrency"),
+            limit_id=TEXT,
+            period_start=nullable(INSTANT),
+            value=nullable(TEXT),
+            before=WHOLE,
+            after=WHOLE,
+        )
+    ),
+    calendar=BOOLEAN | {"description": "A reservation had lost its end, or the sweep would not have come by."},
+)
+
+_REPAIR_EVENT: Final = {"decision_id": TEXT, "at": INSTANT, "event_id": TEXT, "quantities": mapped(WHOLE)}
+
+REPAIR: Final = extended(
+    "RepairRow",
+    wrongly_denied=listed(answer(**_REPAIR_EVENT, outcome=OUTCOME, reason=TEXT, limit_id=TEXT))
+    | {"description": "Denied, though with what reservations really held then each would have fitted."},
+    denials_looked_at=WHOLE,
+    denials_only_counted=WHOLE | {"description": "Further denials of the same limits, which have no event to look at."},
+    reservations_without_end=listed(answer(**_REPAIR_EVENT)),
+)
+
 PROBLEM: Final = answer(type={"type": "string", "format": "uri"}, title=TEXT, status=whole(400, 599), detail=TEXT) | {
     "description": "RFC 9457 problem details. `field` names the input at fault, `expected` what it must be."
 }
@@ -460,6 +490,9 @@ SCHEMAS: Final[dict[str, Shape]] = {
     "Overrides": page("Override"),
     "GuardrailEvent": GUARDRAIL_EVENT,
     "GuardrailEvents": page("GuardrailEvent"),
+    "RepairRow": REPAIR_ROW,
+    "Repairs": page("RepairRow"),
+    "Repair": REPAIR,
     "Evaluation": EVALUATION,
     "Problem": PROBLEM,
     "Summary": SUMMARY,
