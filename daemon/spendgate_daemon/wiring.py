@@ -27,6 +27,7 @@ from spendgate_daemon.mirror.webhooks import WebhookReceiver
 from spendgate_daemon.redis_checks import refuse_eviction
 from spendgate_daemon.relays.advice import Advice
 from spendgate_daemon.relays.burn import BurnMeter
+from spendgate_daemon.relays.reserved import LostReservations, ReservedCheck
 from spendgate_daemon.relays.store_relay import StoreRelay
 from spendgate_daemon.relays.sweep import OverrideExpiry, Sweep
 from spendgate_daemon.relays.usagebox_policies import UsageBoxPolicyRelay
@@ -158,7 +159,11 @@ async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
             Job("advice", advice.run_once),
             Job("verifier", Verifier(store).run_once, idle_seconds=0.2),
         ]
+        reserved = ReservedCheck(control)
+        lost = LostReservations(control, store, reserved, clock_us)
         schedule = [
+            Every(Job("reserved", reserved.run_once), 5),
+            Every(Job("lost-reservations", lost.run_once), 15),
             Every(Job("sweep", Sweep(control).run_once), 1),
             Every(Job("override-expiry", OverrideExpiry(control, store, clock_us).run_once), 1),
             Every(Job("outbox-size", lambda: _measure_outbox(control)), 5),

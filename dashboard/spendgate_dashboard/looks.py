@@ -41,6 +41,7 @@ EVENT_KINDS: Final = {
     "overage_started": ("▲", "Overage started", "warning"),
     "override_on": ("⚑", "Override on", "warning"),
     "override_off": ("⚑", "Override off", "muted"),
+    "repair": ("✚", "Repaired", "warning"),
 }
 
 CSS: Final = """

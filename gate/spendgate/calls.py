@@ -10,7 +10,7 @@ import msgspec
 from spendgate.decide import Mode, Outcome
 from spendgate.decision import Decision, Status
 from spendgate.errors import InvalidEvent, NotPrepared
-from spendgate.event import MAX_QUANTITY, UsageEvent
+from spendgate.event import MAX_QUANTITY, UsageEvent, check_id
 from spendgate.keys import customer_tag, decision_id_of, partition_of
 from spendgate.policy import EffectivePolicy, decode_policy
 from spendgate.refusals import error_of
@@ -132,13 +132,15 @@ def actual_of(token: ReservationToken, quantity: object, quantities: object) -> 
             raise InvalidEvent("quantities", "absent when quantity is given")
         if not isinstance(quantities, Mapping) or len(quantities) > 16:
             raise InvalidEvent("quantities", "an object of at most 16 meters")
+        for meter in quantities:
+            check_id("quantities", meter)
         given = {f"quantities.{meter}": (meter, value) for meter, value in quantities.items()}
     else:
         if len(token.quantities) != 1:
             raise InvalidEvent("quantities", f"an object; this reservation holds {', '.join(sorted(token.quantities))}")
         given = {"quantity": (next(iter(token.quantities)), quantity)}
-    for field, (meter, value) in given.items():
-        if not isinstance(meter, str) or type(value) is not int or not 0 <= value <= MAX_QUANTITY:
+    for field, (_, value) in given.items():
+        if type(value) is not int or not 0 <= value <= MAX_QUANTITY:
             raise InvalidEvent(field, f"a whole number from 0 to {MAX_QUANTITY}")
     return dict(given.values())
 

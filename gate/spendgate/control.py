@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import msgspec
 import redis.asyncio
@@ -18,7 +18,7 @@ from spendgate.errors import GateUnavailable, NotPrepared, WrongPolicy
 from spendgate.keys import INSTALL_KEY, PARTITIONS, SIGNING_KEY, SLOTS_KEY, counters_key, partition_of, tag_of
 from spendgate.limits.layout import pack_integers
 from spendgate.policy import EffectivePolicy, decode_policy
-from spendgate.script import PUT_EXTERNAL, PUT_OVERRIDES, PUT_STATE, REFRESH, SWEEP, Script
+from spendgate.script import PUT_EXTERNAL, PUT_OVERRIDES, PUT_STATE, REFRESH, REPAIR_RESERVED, SWEEP, Script
 from spendgate.state import Override, OverrideSet, PolicyState
 from spendgate.transports import Argument, Transport, connect, redis_client
 
@@ -34,6 +34,9 @@ BACKLOG_MAX: Final = 1_000_000
 DEFAULT_SLOTS: Final = 8
 """Processes that may let pass a share of the outage allowances."""
 
+COMPARED_MAX: Final = 10_000
+"""Reservations of one customer, and counters of values, that are compared in one script."""
+
 StreamEntries = list[tuple[int, str, bytes]]
 """(partition, stream id, value of the entry's first field)."""
 
@@ -47,6 +50,16 @@ class Install(msgspec.Struct, frozen=True):
 
     id: str
     partitions: int
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Counters of a customer, compared with the open reservations. `overdue` are past their deadline and not ended yet;
+    `units` were wrong; `too_many` to be compared in one step: nothing was."""
+
+    status: Literal["agrees", "repaired", "too_many"]
+    open: int
+    overdue: int
+    units: int
 
 
 class Control:
@@ -148,6 +161,33 @@ class Control:
         SWEEP_BATCH: call again when it is that many)."""
         tag = tag_of(partition)
         return int(_checked(await self._transport.run(SWEEP, f"{tag}meta", [tag, SWEEP_BATCH, IDEMPOTENCY_WINDOW_US])))
+
+    async def repair_reserved(self, customer_id: str) -> Comparison:
+        """Compare what counters hold for reservations with those that are open, and put a difference right, atomically.
+        Idempotent."""
+        reply = await self._write(REPAIR_RESERVED, customer_id, [COMPARED_MAX])
+        return Comparison(reply[0].decode(), *reply[2:])
+
+    async def not_open(self, reservations: Sequence[tuple[str, str]]) -> list[tuple[int, int] | None]:
+        """For each (customer, event id): None while its reservation is open; otherwise the epoch and sequence that its
+        partition's outbox had reached, so whatever ended it is recorded there or before."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for customer_id, event_id in reservations:
+                tag = tag_of(partition_of(customer_id))
+                pipe.hexists(f"{tag}reservations:{customer_id}", event_id)
+                pipe.hmget(f"{tag}meta", ["epoch", "seq"])
+            replies = await pipe.execute()
+        return [
+            None if there else (int(meta[0] or 0), int(meta[1] or 0))
+            for there, meta in zip(replies[::2], replies[1::2], strict=True)
+        ]
+
+    async def customers_with_counters(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        """About `count` keys' worth of customers that anything was ever counted for, from a cursor on (0: from the
+        start), and the next cursor, 0 at the end. One who is there all the time is found; some may come twice."""
+        found: tuple[int, list[Any]] = await self._redis.scan(cursor, match="sg:{p*}:counters:*", count=count)
+        following, keys = found
+        return following, [key.decode().split(":counters:", 1)[1] for key in keys]
 
     async def mark_mirrored(self, at_us: int) -> None:
         """Note that policy state was compared with its source at this instant."""

@@ -14,7 +14,8 @@ from spendgate.keys import decision_id_of, partition_of
 from spendgate.limits.result import LimitResult
 from spendgate.policy import EffectivePolicy
 from spendgate.reasons import MICRO, Case, Unblock, rfc3339, sentence_of, unblock_of
-from spendgate.record import Record, decode_record, verdict_of
+from spendgate.record import Record, decode_record, finish_of, verdict_of
+from spendgate.reservation import Facts
 from spendgate.snapshot import snapshot_of
 from spendgate.state import CustomerState
 
@@ -27,7 +28,8 @@ class Decision:
 
     The outcome is the script's. The record is decoded when more than the outcome is asked for: most callers go on after
     `allowed`. Explanations (`limits`, `message`, `unblock`) are derived from it by the definition, when first asked for.
-    A duplicate's explanation speaks of now, its outcome and `effective_at` of then.
+    A duplicate's explanation speaks of now, its outcome and `effective_at` of then. Of a record of kind `finish`, the
+    limits are as the end of the reservation left them.
     """
 
     def __init__(
@@ -118,15 +120,19 @@ class Decision:
 
     @cached_property
     def verdict(self) -> Verdict:
-        if not self.duplicate:
+        if not self.duplicate and self.record.kind == "decision":
             return verdict_of(self.record, self.policy)
+        if not self.duplicate and self.record.mode != "extend":
+            limits = finish_of(self.record, self.policy).limits
+        else:
+            limits = tuple(snapshot_of(self.record, self.policy).limits())
         return Verdict(
             outcome=self.outcome,
             reason=self.reason,
             limit_id=None,
             override_id=None,
             retry_after_us=0,
-            limits=tuple(snapshot_of(self.record, self.policy).limits()),
+            limits=limits,
             counters={},
             crossed=(),
             state_before=self.record.standing.state,
@@ -182,13 +188,7 @@ class Decision:
 
     def _reservation_answer(self) -> dict[str, Any] | None:
         facts = self.record.reservation
-        if self.reservation_id is None or facts is None:
-            return None
-        return {
-            "id": self.reservation_id,
-            "status": facts.status,
-            "expires_at": rfc3339(facts.deadline_us),
-        }
+        return reservation_answer(facts, self.record.customer_id) if facts is not None and not self.dry_run else None
 
     def trace(self) -> dict[str, Any]:
         """Everything the decision was made from, each limit with its numbers."""
@@ -250,6 +250,19 @@ def _event_of(record: Record) -> UsageEvent:
     if record.event is None:
         raise ValueError(f"a record of kind {record.kind!r} answers no event")
     return record.event
+
+
+def reservation_answer(facts: Facts, customer_id: str) -> dict[str, Any]:
+    """What a record says of its reservation; `decision_id` names the decision that reserved, None in itself."""
+    stream_id = facts.stream_id
+    return {
+        "status": facts.status,
+        "decision_id": decision_id_of(partition_of(customer_id), stream_id) if stream_id else None,
+        "effective_at": rfc3339(facts.effective_at_us),
+        "deadline": rfc3339(facts.deadline_us) if facts.deadline_us else None,
+        "actual": dict(facts.actual),
+        "committed": dict(facts.committed),
+    }
 
 
 def limit_answer(line: LimitResult) -> dict[str, Any]:

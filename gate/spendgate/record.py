@@ -13,10 +13,12 @@ import msgspec
 
 from spendgate.decide import Mode, Outcome, Verdict
 from spendgate.engines import engine_of
+from spendgate.errors import AboveReserved
 from spendgate.event import UsageEvent
+from spendgate.held import Repaired
 from spendgate.limits import Counters, counter_field, decode_counter
 from spendgate.policy import EffectivePolicy
-from spendgate.reservation import Facts, Finish
+from spendgate.reservation import Facts, Finish, committed_quantities
 from spendgate.state import CustomerState, Override, OverrideSet, PolicyState, Standing
 
 Kind = Literal["decision", "finish", "standing", "denials", "repair", "snapshot"]
@@ -41,7 +43,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, dict=True):
     changed without an event); `denials` (`result.count` further denials of one rule in one second); `repair` (counters
     of reservations that did not add up); `snapshot` (never stored).
 
-    `policy` is a digest; `counters` are as stored, in the order of the policy's limits; all inputs are as they were
+    `repaired` is what a repair put right. `policy` is a digest; `counters` are as stored, in the order of the policy's limits; all inputs are as they were
     before the decision. `event` of a finish is the event as it was reserved."""
 
     engine: int
@@ -58,6 +60,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, dict=True):
     override_set: OverrideSet | None
     result: Result
     reservation: Facts | None = None
+    repaired: tuple[Repaired, ...] = ()
 
     @cached_property
     def standing(self) -> Standing:
@@ -140,7 +143,29 @@ def decide_again(record: Record, policy: EffectivePolicy) -> dict[str, Any]:
 
 def agrees(record: Record, policy: EffectivePolicy) -> bool:
     """Whether the definition decides as the script did."""
+    if record.kind == "finish" and record.mode != "extend" and not _ends_as_planned(record, policy):
+        return False
     return all(getattr(record.result, name) == value for name, value in decide_again(record, policy).items())
+
+
+def _ends_as_planned(record: Record, policy: EffectivePolicy) -> bool:
+    """Whether what was debited for a reservation is what its plan says of how it ended."""
+    facts, event = record.reservation, record.event
+    if facts is None or event is None:
+        return False
+    actual, committed = dict(facts.actual), dict(facts.committed)
+    if record.mode == "commit":
+        try:
+            return committed == committed_quantities(policy.reservations, event.quantities, actual)
+        except AboveReserved:
+            return False
+    if record.mode == "expire" and facts.deadline_us > record.now_us:
+        return False
+    if record.result.reason == "expired_committed":
+        return policy.reservations.at_deadline == "commit" and committed == actual == event.quantities
+    if record.mode == "settle":
+        return committed == event.quantities
+    return not committed and not actual
 
 
 _decoder = msgspec.msgpack.Decoder(Record)

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self
 
 import msgspec
 
-from spendgate.decide import context_of
+from spendgate.decide import check_limit, context_of
 from spendgate.errors import AboveReserved
 from spendgate.event import UsageEvent
 from spendgate.limits import NOT_KEPT, Counters, counter_field
@@ -131,6 +131,6 @@ def finish(
                 after[field] = counter
         counts = concerned and limit.Counter is not None
         amount = limit.check(committed_event, None, then).result.amount if counts else 0
-        line = limit.check(msgspec.structs.replace(event, quantities={}), counter, then).result
+        line = check_limit(limit, msgspec.structs.replace(event, quantities={}), counter, then).result
         lines.append(msgspec.structs.replace(line, amount=amount, result="pass" if amount else "not_applicable"))
     return Finish(dict(committed), after, tuple(crossed), tuple(lines))

@@ -40,6 +40,14 @@ plans:
       - {kind: quota, id: tokens-month, meter: tokens, cap: contract, period: month, thresholds: [80]}
       - {kind: rate, id: runs-rate, meter: ai_agent_run, rate: 600/min, burst: 5}
       - {kind: per_event, id: context, meter: "*", max: 1000, field: context_window}
+  careful:
+    reservations: {above: reject}
+    limits:
+      - {kind: quota, id: tokens-month, meter: tokens, cap: contract, period: month}
+  capped:
+    reservations: {above: cap}
+    limits:
+      - {kind: quota, id: tokens-month, meter: tokens, cap: contract, period: month}
   prepaid:
     limits:
       - {kind: credits, id: wallet, weights: {tokens: {"*": 1000000}}}
@@ -56,6 +64,7 @@ class Api:
 
     def __init__(self, run, control: Control, gate: Gate, store: Store) -> None:
         self.run, self.control, self.gate, self.store = run, control, gate, store
+        self.ahead_us = 0  # of the API's clock
         book = PolicyBook(load_document(DOCUMENT), lambda: datetime.now(UTC))
         self.applier = Applier(control, store, book, now_us)
         self.relay = StoreRelay(control, store)
@@ -125,6 +134,7 @@ def running(run, url: str, database: Path):
         install_id="test",
         environment="test",
         sandbox=True,
+        now_us=lambda: now_us() + made.ahead_us,
     )
     closing = [served_gate.aclose, served_control.aclose]
     with serve(create_app(made.services), closing) as base, httpx.Client(base_url=base, timeout=20) as http:

@@ -19,9 +19,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from spendgate_daemon.api import openapi
-from spendgate_daemon.api.decisions import PATHS
+from spendgate_daemon.api.decisions import Decisions
 from spendgate_daemon.api.openapi import openapi_document
 from spendgate_daemon.api.openapi.operations import OPERATIONS
+from spendgate_daemon.api.reservations import Reservations
 from spendgate_daemon.api.routes import route_handlers
 
 PUBLIC = {"/healthz", "/readyz", "/webhooks/usagebox", "/v1/sessions"}
@@ -45,7 +46,7 @@ def sampled_document() -> dict:
             for parameter in operation["parameters"]:
                 if parameter["name"] in KNOWN:
                     parameter["schema"] = {"enum": KNOWN[parameter["name"]]}
-    for name in ("UsageEvent", "NewOverride", "CustomerTerms"):
+    for name in ("UsageEvent", "NewReservation", "NewOverride", "CustomerTerms"):
         properties = document["components"]["schemas"][name]["properties"]
         properties |= {field: {"enum": values} for field, values in KNOWN.items() if field in properties}
     expires = document["components"]["schemas"]["NewOverride"]["properties"]["expires_at"]
@@ -66,7 +67,9 @@ def test_every_route_is_described_with_its_scope(standing_api):
         for handler in route.route_handlers
         for method in handler.http_methods - {"OPTIONS"}
     }
-    routes |= {("POST", path): "usage" if path.endswith("usage") else "decide" for path in PATHS}
+    decisions = Decisions(standing_api.services)
+    fast = {**decisions.routes(), **Reservations(standing_api.services, decisions).routes()}
+    routes |= {("POST", path): "usage" if path.endswith("usage") else "decide" for path in fast}
     assert {(each.method.upper(), each.path): each.scope for each in OPERATIONS} == routes
 
 

@@ -27,7 +27,7 @@ from spendgate.control import FIRST_GENERATION
 from spendgate.decide import context_of
 from spendgate.event import usage_event
 from spendgate.keys import counters_key, partition_of, tag_of
-from spendgate.limits import NOT_KEPT, PerEvent, Quota, Rate, counter_field
+from spendgate.limits import NOT_KEPT, PerEvent, Quota, Rate, RateCounter, counter_field
 from spendgate.limits.layout import pack_integers
 from spendgate.policy import EffectivePolicy
 from spendgate.record import agrees, decode_record
@@ -54,6 +54,7 @@ USED = (
     scripts.REFRESH,
     scripts.SWEEP,
     scripts.SETTLE,
+    scripts.REPAIR_RESERVED,
 )
 
 
@@ -347,6 +348,45 @@ class Equivalence(RuleBasedStateMachine):
         self.client.delete(f"{TAG}reservations:{CUSTOMER}", f"{TAG}ends:{CUSTOMER}")
         customer.open.clear()
         customer.ends.clear()
+        self.broken = True
+
+    @rule()
+    def compare_reserved(self):
+        """Whatever happened: what counters hold adds up to the reservations that are open. Twice, there is nothing to do."""
+        reply = self.execute(scripts.REPAIR_RESERVED, 1000)
+        if not self.broken:
+            assert reply[0] == b"agrees", decode_record(self.model.outbox[TAG][-1][1]).repaired
+        assert self.execute(scripts.REPAIR_RESERVED, 1000)[0] == b"agrees"
+        self.broken = False
+
+    @precondition(lambda self: self.customer.counters or self.customer.open)
+    @rule(
+        index=st.integers(0, 20), reserved=made.SMALL, lost=st.sampled_from(["nothing", "nothing", "end", "calendar"])
+    )
+    def something_breaks(self, index, reserved, lost):
+        """A counter, the end of a reservation, or the calendar of the sweep, in both alike."""
+        customer, self.broken = self.customer, True
+        fields = sorted(field for field, each in customer.counters.items() if not isinstance(each, RateCounter))
+        if fields and lost == "nothing":
+            field = fields[index % len(fields)]
+            name = "open" if field.startswith("concurrency") else "reserved"
+            counter = msgspec.structs.replace(customer.counters[field], **{name: reserved})
+            customer.counters[field] = counter
+            self.client.hset(KEY, field, counter.encode())
+        if customer.ends and lost == "end":
+            event_id = sorted(customer.ends)[index % len(customer.ends)]
+            del customer.ends[event_id]
+            self.client.zrem(f"{TAG}ends:{CUSTOMER}", event_id)
+        if lost == "calendar" and customer.standing_stored is not None:
+            standing = msgspec.structs.replace(customer.standing, reservations_end_us=0)
+            customer.standing_stored = standing
+            self.client.hset(KEY, "*", standing.encode())
+            if standing.due_at_us:
+                self.client.zadd(f"{TAG}changes", {CUSTOMER: standing.due_at_us})
+            else:
+                self.client.zrem(f"{TAG}changes", CUSTOMER)
+
+    broken = False
 
     @rule()
     def look(self):

@@ -32,7 +32,8 @@ from spendgate_daemon.api.asgi import (
     send_problem,
 )
 from spendgate_daemon.api.auth import Authenticator
-from spendgate_daemon.api.decisions import PATHS, DecisionPath
+from spendgate_daemon.api.decisions import Decisions
+from spendgate_daemon.api.fast_path import FastPath
 from spendgate_daemon.api.metrics import PROBLEMS
 from spendgate_daemon.api.problems import (
     CONTENT_TYPE,
@@ -44,6 +45,7 @@ from spendgate_daemon.api.problems import (
     unavailable,
 )
 from spendgate_daemon.api.reading import segmented
+from spendgate_daemon.api.reservations import Reservations
 from spendgate_daemon.api.routes import route_handlers
 from spendgate_daemon.api.services import Services
 
@@ -58,7 +60,8 @@ _log = structlog.get_logger("spendgate.api")
 def create_app(services: Services) -> App:
     """The API over services that somebody else opens and closes."""
     authenticator = Authenticator(services.store.keys, services.now_us)
-    decisions = DecisionPath(services, authenticator)
+    decisions = Decisions(services)
+    fast = FastPath(decisions.routes() | Reservations(services, decisions).routes(), authenticator)
     rest = Litestar(
         route_handlers=[*route_handlers(services), *openapi.handlers()],
         guards=[_guard(authenticator)],
@@ -74,7 +77,7 @@ def create_app(services: Services) -> App:
         logging_config=None,
         openapi_config=None,
     )
-    methods = _Methods(rest)
+    methods = _Methods(fast, rest)
 
     async def app(scope: ScopeDict, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -82,8 +85,8 @@ def create_app(services: Services) -> App:
             return
         if scope["path"].endswith("/") and scope["path"] != "/":
             scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
-        if decisions.serves(scope):
-            await decisions(scope, receive, send)
+        if fast.serves(scope):
+            await fast(scope, receive, send)
         else:
             await _answer_rest(rest, methods, scope, receive, secured(send))
 
@@ -120,8 +123,8 @@ async def _answer_rest(rest: Litestar, methods: _Methods, scope: ScopeDict, rece
 class _Methods:
     """Which methods each path has, over both halves of the API: what a 405 has to say (RFC 9110, 15.5.6)."""
 
-    def __init__(self, rest: Litestar) -> None:
-        known: dict[str, set[str]] = {path: {"POST"} for path in PATHS}
+    def __init__(self, fast: FastPath, rest: Litestar) -> None:
+        known: dict[str, set[str]] = {path: {"POST"} for path in fast.paths}
         for route in rest.routes:
             if isinstance(route, HTTPRoute):
                 known.setdefault(route.path_format, set()).update(route.methods - {"OPTIONS"})

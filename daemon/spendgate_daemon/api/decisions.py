@@ -1,4 +1,4 @@
-"""The decision path: plain ASGI, because it is in every agent's loop.
+"""Events that are decided or recorded.
 
 A decision is always 200; with `Prefer: status=gateway` (RFC 7240) its outcome is in the status, for gateways that look at
 nothing else.
@@ -10,27 +10,15 @@ import asyncio
 import time
 from typing import Any, Final
 
-import msgspec
-import structlog
-
 from spendgate.decide import Mode
 from spendgate.decision import Decision
 from spendgate.errors import InvalidEvent, SpendgateError
 from spendgate.event import UsageEvent
 from spendgate.gateway import retry_after_seconds_of, status_of
-from spendgate_daemon.api.asgi import (
-    Disconnected,
-    Receive,
-    ScopeDict,
-    Send,
-    headers_of,
-    read_body,
-    send_answer,
-    send_problem,
-)
-from spendgate_daemon.api.auth import Authenticator, Principal
-from spendgate_daemon.api.metrics import DECISION_SECONDS, DECISIONS, DEGRADED
-from spendgate_daemon.api.problems import Problem, internal, invalid, problem_of
+from spendgate_daemon.api.auth import Principal
+from spendgate_daemon.api.fast_path import Answer, Call, Handler
+from spendgate_daemon.api.metrics import DECISIONS, DEGRADED
+from spendgate_daemon.api.problems import Problem, invalid, problem_of
 from spendgate_daemon.api.reading import EVENT_FIELDS, read_event, read_object
 from spendgate_daemon.api.services import Services
 
@@ -42,77 +30,40 @@ FETCH_WAITERS: Final = 200
 
 PATHS: Final = ("/v1/decisions", "/v1/decisions/batch", "/v1/usage")
 
-_log = structlog.get_logger("spendgate.api.decisions")
 
-
-class DecisionPath:
+class Decisions:
     """`POST /v1/decisions`, `/v1/decisions/batch` and `/v1/usage`."""
 
-    def __init__(self, services: Services, authenticator: Authenticator) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
-        self._authenticator = authenticator
-        self._routes = dict(zip(PATHS, (self._decide, self._batch, self._record), strict=True))
         self._waiters = 0
 
-    def serves(self, scope: ScopeDict) -> bool:
-        return scope["method"] == "POST" and scope["path"] in self._routes
+    def routes(self) -> dict[str, Handler]:
+        """For the fast path."""
+        return dict(zip(PATHS, (self._decide, self._batch, self._record), strict=True))
 
-    async def __call__(self, scope: ScopeDict, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
-        headers = headers_of(scope)
-        try:
-            principal = await self._authenticator.authenticate(headers.get("authorization"))
-            body = await read_body(headers, receive)
-            status, answer, extra = await self._routes[scope["path"]](principal, headers, body)
-            encoded = msgspec.json.encode(answer)
-        except Disconnected:
-            return
-        except Problem as problem:
-            await send_problem(send, problem)
-        except SpendgateError as exc:
-            translated = problem_of(exc)
-            if translated.status >= 500:
-                _log.error("not decided", error=str(exc))
-            await send_problem(send, translated)
-        except Exception as exc:  # noqa: BLE001  # the boundary of a request: logged, counted, answered
-            _log.error("unexpected error", path=scope["path"], exc_info=exc)
-            await send_problem(send, internal())
-        else:
-            await send_answer(send, status, encoded, "application/json", extra)
-        finally:
-            DECISION_SECONDS.observe(time.perf_counter() - started)
+    async def _decide(self, call: Call) -> Answer:
+        call.principal.require("decide")
+        value = read_object(call.body, EVENT_FIELDS, "one usage event")
+        decision = await self.submit(value, call.principal, call.headers)
+        return as_preferred(decision, decision.answer(), call.headers)
 
-    async def _decide(
-        self, principal: Principal, headers: dict[str, str], body: bytes
-    ) -> tuple[int, dict[str, Any], dict[str, str]]:
-        principal.require("decide")
-        value = read_object(body, EVENT_FIELDS, "one usage event")
-        decision = await self._one(value, principal, headers)
-        if _prefers_gateway(headers.get("prefer", "")):
-            status, extra = _gateway_status(decision)
-            return status, decision.answer(), extra | {"preference-applied": "status=gateway"}
-        return 200, decision.answer(), {}
-
-    async def _record(
-        self, principal: Principal, headers: dict[str, str], body: bytes
-    ) -> tuple[int, dict[str, Any], dict[str, str]]:
-        principal.require("usage")
-        value = read_object(body, EVENT_FIELDS, "one usage event")
+    async def _record(self, call: Call) -> Answer:
+        call.principal.require("usage")
+        value = read_object(call.body, EVENT_FIELDS, "one usage event")
         if value.get("dry_run"):
             raise invalid("dry_run", "absent: recorded usage already happened")
-        decision = await self._one(value, principal, headers, mode="record")
+        decision = await self.submit(value, call.principal, call.headers, mode="record")
         return 200, decision.answer(), {}
 
-    async def _batch(
-        self, principal: Principal, headers: dict[str, str], body: bytes
-    ) -> tuple[int, dict[str, Any], dict[str, str]]:
-        principal.require("decide")
-        value = read_object(body, frozenset({"events"}), "events, a list")
+    async def _batch(self, call: Call) -> Answer:
+        call.principal.require("decide")
+        value = read_object(call.body, frozenset({"events"}), "events, a list")
         events = value.get("events")
         if not isinstance(events, list) or not 1 <= len(events) <= MAX_BATCH:
             raise invalid("events", f"a list of 1 to {MAX_BATCH} events")
-        own = {name: text for name, text in headers.items() if name != "idempotency-key"}
-        results = await asyncio.gather(*(self._entry(event, principal, own) for event in events))
+        own = {name: text for name, text in call.headers.items() if name != "idempotency-key"}
+        results = await asyncio.gather(*(self._entry(event, call.principal, own) for event in events))
         return 200, {"results": results}, {}
 
     async def _entry(self, value: Any, principal: Principal, headers: dict[str, str]) -> dict[str, Any]:
@@ -120,7 +71,7 @@ class DecisionPath:
         try:
             if not isinstance(value, dict):
                 raise invalid("events", "a list of objects")
-            decision = await self._one(value, principal, headers)
+            decision = await self.submit(value, principal, headers)
             return {"status": 200, "decision": decision.answer()}
         except Problem as problem:
             return {"status": problem.status, "problem": problem.as_json()}
@@ -128,9 +79,16 @@ class DecisionPath:
             found = problem_of(exc)
             return {"status": found.status, "problem": found.as_json()}
 
-    async def _one(
-        self, value: dict[str, Any], principal: Principal, headers: dict[str, str], *, mode: Mode = "decide"
+    async def submit(
+        self,
+        value: dict[str, Any],
+        principal: Principal,
+        headers: dict[str, str],
+        *,
+        mode: Mode = "decide",
+        lifetime_seconds: int | None = None,
     ) -> Decision:
+        """Decide one event as the caller wrote it. Raises problems and the gate's errors, naming the field."""
         event, dry_run = read_event(
             value,
             bound_to=principal.customer_id,
@@ -138,17 +96,21 @@ class DecisionPath:
             traceparent=headers.get("traceparent"),
         )
         try:
-            decision = await self._services.decider.submit(event, mode=mode, dry_run=dry_run)
+            decision = await self._services.decider.submit(
+                event, mode=mode, dry_run=dry_run, lifetime_seconds=lifetime_seconds
+            )
+            if decision.reason == "unknown_customer" and decision.record.state is None and not dry_run:
+                decision = await self._after_one_fetch(event, decision, mode, lifetime_seconds)
         except InvalidEvent as exc:
-            raise _as_written(exc, value) from exc
-        if decision.reason == "unknown_customer" and decision.record.state is None and not dry_run:
-            decision = await self._after_one_fetch(event, decision)
+            raise as_written(exc, value) from exc
         DECISIONS.labels(decision.outcome, decision.reason).inc()
         if decision.degraded:
             DEGRADED.labels(decision.outcome).inc()
         return decision
 
-    async def _after_one_fetch(self, event: UsageEvent, denied: Decision) -> Decision:
+    async def _after_one_fetch(
+        self, event: UsageEvent, denied: Decision, mode: Mode, lifetime_seconds: int | None
+    ) -> Decision:
         """The script has asked the mirror for this customer. Wait for what it finds, or marks as unknown, a moment; the
         marker lasts, so that only the first of a customer's events waits."""
         if self._waiters >= FETCH_WAITERS:
@@ -159,7 +121,7 @@ class DecisionPath:
             while time.monotonic() < deadline:
                 snapshot = await self._services.gate.snapshot(event.customer_id)
                 if snapshot.known:
-                    return await self._services.decider.submit(event)
+                    return await self._services.decider.submit(event, mode=mode, lifetime_seconds=lifetime_seconds)
                 if snapshot.state is not None:
                     break
                 await asyncio.sleep(FETCH_POLL_SECONDS)
@@ -168,7 +130,15 @@ class DecisionPath:
         return denied
 
 
-def _as_written(error: InvalidEvent, value: dict[str, Any]) -> Problem:
+def as_preferred(decision: Decision, body: dict[str, Any], headers: dict[str, str]) -> Answer:
+    """The answer of a decision, with its outcome as the status where the caller prefers that."""
+    if not _prefers_gateway(headers.get("prefer", "")):
+        return 200, body, {}
+    status, extra = _gateway_status(decision)
+    return status, body, extra | {"preference-applied": "status=gateway"}
+
+
+def as_written(error: InvalidEvent, value: dict[str, Any]) -> Problem:
     """The gate counts an event of one meter as `meter` and `quantity`; the caller may have written `quantities`."""
     problem = problem_of(error)
     if "quantities" in value and error.field in ("meter", "quantity"):

@@ -7,12 +7,16 @@ from typing import Any, Final
 import msgspec
 
 from spendgate.errors import (
+    AboveReserved,
     Conflict,
     GateUnavailable,
     InvalidEvent,
     NotPrepared,
+    ReservationFinished,
     SpendgateError,
+    TooManyReservations,
     UnknownMeter,
+    UnknownReservation,
 )
 
 TYPE_BASE: Final = "https://spendgate.dev/problems/"
@@ -22,7 +26,8 @@ RETRY_SOON: Final = {"retry-after": "1"}
 
 
 class Problem(Exception):
-    """`slug` names the kind; `field` is the path of the input at fault and `expected` what it must be."""
+    """`slug` names the kind; `field` is the path of the input at fault and `expected` what it must be; `more` are further
+    members for callers who act on this kind (RFC 9457, 3.2)."""
 
     def __init__(
         self,
@@ -34,6 +39,7 @@ class Problem(Exception):
         field: str | None = None,
         expected: str | None = None,
         headers: dict[str, str] | None = None,
+        more: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -43,6 +49,7 @@ class Problem(Exception):
         self.field = _printable(field) if field is not None else None
         self.expected = _printable(expected) if expected is not None else None
         self.headers = headers or {}
+        self.more = more or {}
 
     def as_json(self) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -55,7 +62,7 @@ class Problem(Exception):
             body["field"] = self.field
         if self.expected is not None:
             body["expected"] = self.expected
-        return body
+        return body | self.more
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self.as_json())
@@ -86,6 +93,12 @@ def not_found(what: str) -> Problem:
     return Problem(404, "not-found", "Not found", what)
 
 
+def unknown_reservation() -> Problem:
+    """The same words for every reason: whether an id is somebody else's is nobody's business."""
+    detail = "no such reservation: it is none of this installation's, or it ended so long ago that how is forgotten"
+    return Problem(404, "unknown-reservation", "There is no such reservation", detail)
+
+
 def too_large(limit_bytes: int) -> Problem:
     return Problem(413, "too-large", "The body is too large", f"a body has at most {limit_bytes} bytes")
 
@@ -113,8 +126,18 @@ def problem_of(error: SpendgateError) -> Problem:
     """What the gate says, as HTTP says it."""
     if isinstance(error, UnknownMeter):
         return Problem(422, "unknown-meter", "Unknown meter", str(error), field=error.field, expected=error.expected)
+    if isinstance(error, AboveReserved):
+        title = "More than was reserved"
+        return Problem(422, "above-reserved", title, str(error), field=error.field, expected=error.expected)
     if isinstance(error, InvalidEvent):
         return invalid(error.field, error.expected)
+    if isinstance(error, UnknownReservation):
+        return unknown_reservation()
+    if isinstance(error, ReservationFinished):
+        title = "The reservation has ended"
+        return Problem(409, "reservation-finished", title, str(error), more={"ended": error.ended})
+    if isinstance(error, TooManyReservations):
+        return Problem(409, "too-many-reservations", "Too many open reservations", str(error))
     if isinstance(error, Conflict):
         return Problem(409, "conflict", "This event_id was used before", str(error), field="event_id")
     if isinstance(error, NotPrepared):

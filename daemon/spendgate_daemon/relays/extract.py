@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -53,7 +54,7 @@ def extract(decision_id: str, record: Record, policy: EffectivePolicy, encoded: 
     return Extract(
         decision=decision,
         usage=_usage(decision_id, record, policy, debited),
-        events=_events(decision_id, record, policy),
+        events=_repairs(decision_id, record, policy) or _events(decision_id, record, policy),
         rollups=_rollups(record, quantities, debited),
     )
 
@@ -133,6 +134,43 @@ def _events(decision_id: str, record: Record, policy: EffectivePolicy) -> list[G
         for number, (kind, cited_limit_id, cited_override_id, from_state, to_state, message) in enumerate(
             events, start=1
         )
+    ]
+
+
+def _repairs(decision_id: str, record: Record, policy: EffectivePolicy) -> list[GuardrailEvent]:
+    """One event for each limit that a repair put right, and one for what would have kept reservations from ending."""
+    units = {limit.id: getattr(limit, "unit", "unit") for limit in policy.limits}
+    surplus: dict[str, int] = defaultdict(int)
+    missing: dict[str, int] = defaultdict(int)
+    for each in record.repaired:
+        too_much = surplus if each.after < each.before else missing
+        too_much[each.limit_id] += abs(each.after - each.before)
+    told = [
+        (
+            limit_id,
+            f"{limit_id}: {quantity_text(much, units.get(limit_id, 'unit'))} held for reservations that are no more",
+        )
+        for limit_id, much in surplus.items()
+        if limit_id
+    ]
+    told += [
+        (limit_id, f"{limit_id}: {quantity_text(much, units.get(limit_id, 'unit'))} of open reservations not counted")
+        for limit_id, much in missing.items()
+        if limit_id
+    ]
+    if any(not each.limit_id for each in record.repaired):
+        told.append(("", "reservations with a wrong or missing end in the calendar"))
+    return [
+        GuardrailEvent(
+            id=f"{decision_id}.{number}",
+            customer_id=record.customer_id,
+            kind="repair",
+            at_us=record.now_us,
+            limit_id=limit_id or None,
+            decision_id=decision_id,
+            message=f"{message}; put right",
+        )
+        for number, (limit_id, message) in enumerate(told, start=1)
     ]
 
 

@@ -12,5 +12,17 @@ RELAY_LAG = Gauge("spendgate_store_relay_lag_seconds", "Age of the newest record
 MISMATCHES = Counter("spendgate_verifier_mismatches_total", "Stored decisions that the definition decides otherwise")
 VERIFIED = Counter("spendgate_verifier_verified_total", "Stored decisions that the definition decides the same")
 DELIVERED = Counter("spendgate_deliveries_total", "Deliveries by sink and end", ["sink", "end"])
+RESERVATIONS_ENDED = Counter("spendgate_reservations_ended_total", "Reservations that ended, by reason", ["reason"])
+RESERVATIONS_OPEN = Gauge(
+    "spendgate_reservations_open", "Reservations that are open, as of the last round of comparing"
+)
+RESERVATIONS_OVERDUE = Gauge("spendgate_reservations_overdue", "Open reservations that are past their deadline")
+RESERVATIONS_LOST = Gauge(
+    "spendgate_reservations_lost", "Reservations of the last day without an end that Redis has no more"
+)
+REPAIRS = Counter("spendgate_reserved_repairs_total", "Customers whose counters did not add up to their reservations")
+REPAIRED_UNITS = Counter("spendgate_reserved_repaired_units_total", "Units that counters held wrongly, or not at all")
+UNCOMPARED = Gauge("spendgate_reserved_uncompared_customers", "Customers with too many reservations to be compared")
+UNREADABLE = Counter("spendgate_reserved_failures_total", "Customers that could not be compared")
 SWEPT = Counter("spendgate_swept_customers_total", "Customers whose state changed by itself")
 ADVISED = Counter("spendgate_advised_customers_total", "Advisory keys written")

@@ -22,7 +22,7 @@ from spendgate.keys import PARTITIONS, decision_id_of, tag_of
 from spendgate.policy import EffectivePolicy
 from spendgate.record import Record, decode_record
 from spendgate_daemon.relays.extract import Extract, extract
-from spendgate_daemon.relays.metrics import GAPS, HELD, LOST_TAILS, RELAY_LAG, STORED
+from spendgate_daemon.relays.metrics import GAPS, HELD, LOST_TAILS, RELAY_LAG, RESERVATIONS_ENDED, STORED
 from spendgate_daemon.store import Store
 
 USAGE_SINK: Final = "usagebox.usage"
@@ -98,10 +98,10 @@ class StoreRelay:
         behind = set()
         for (partition, stream_id), (epoch, sequence) in zip(cursors.items(), metas, strict=True):
             standing = (int(epoch or 0), int(sequence or 0))
-            if standing < _place(stream_id):
+            if standing < place_of(stream_id):
                 behind.add(partition)
                 if partition not in self._behind:
-                    _log.error("Redis lost a tail", partition=partition, redis=standing, store=_place(stream_id))
+                    _log.error("Redis lost a tail", partition=partition, redis=standing, store=place_of(stream_id))
         self._behind = behind
         LOST_TAILS.set(len(behind))
 
@@ -189,8 +189,8 @@ class StoreRelay:
     def _count_gaps(self, stored: Sequence[Stored]) -> None:
         cursors = dict(self._cursors)
         for each in stored:
-            epoch, sequence = _place(each.stream_id)
-            last_epoch, last_sequence = _place(cursors[each.partition])
+            epoch, sequence = place_of(each.stream_id)
+            last_epoch, last_sequence = place_of(cursors[each.partition])
             expected = last_sequence + 1 if epoch == last_epoch else 1
             if sequence != expected and cursors[each.partition] != STREAM_START:
                 GAPS.inc(sequence - expected)
@@ -201,12 +201,15 @@ class StoreRelay:
         RELAY_LAG.set(max(0.0, time.time() - max(record.now_us for record in records) / 1_000_000))
         for record in records:
             STORED.labels(record.kind).inc()
+            if record.kind == "finish" and record.mode in ("commit", "release", "expire"):
+                RESERVATIONS_ENDED.labels(record.result.reason).inc()
         touched = {record.customer_id for record in records}
         for observer in self._observers:
             observer(touched)
 
 
-def _place(stream_id: str) -> tuple[int, int]:
+def place_of(stream_id: str) -> tuple[int, int]:
+    """Epoch and sequence."""
     epoch, sequence = stream_id.split("-")
     return int(epoch), int(sequence)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
 from spendgate_daemon.store.database import Database
 from spendgate_daemon.store.page import Page, position_of
-from spendgate_daemon.store.schema import decisions, mismatched, not_allow, not_allowed
+from spendgate_daemon.store.schema import decisions, finishing, mismatched, not_allow, not_allowed, reserving
+
+_ENDS: Final = ("commit", "release", "expire")
+_REPAIR: Final = sa.and_(not_allowed, decisions.c.reason == "repaired")
 
 
 class StoredDecision(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,10 +71,13 @@ class Decisions:
         reason: str | None = None,
         from_us: int | None = None,
         to_us: int | None = None,
+        repairs: bool = False,
     ) -> Page[StoredDecision]:
-        """Newest first: decisions on events, counted denials, and ends of reservations. Raises ValueError for a foreign
-        cursor."""
-        query = sa.select(decisions).where(decisions.c.kind != "standing")
+        """Newest first: decisions on events, counted denials, and ends of reservations; or repairs. Raises ValueError for
+        a foreign cursor."""
+        query = sa.select(decisions).where(decisions.c.kind.not_in(("standing", "repair")))
+        if repairs:
+            query = sa.select(decisions).where(_REPAIR)
         if cursor is not None:
             query = query.where(_before(position_of(cursor)))
         if outcome not in (None, "allow"):
@@ -90,6 +96,62 @@ class Decisions:
             rows = connection.execute(query).all()
         items = [_stored(row) for row in rows[:limit]]
         return Page(items, str(items[-1].position) if len(rows) > limit else None)
+
+    def end_of(self, reserved: StoredDecision) -> StoredDecision | None:
+        """How the reservation that this decision gave ended; None while it is open."""
+        ended = _ends(decisions.c.customer_id == reserved.customer_id, decisions.c.event_id == reserved.event_id)
+        query = sa.select(decisions).where(ended, decisions.c.position > reserved.position)
+        with self._database.reading() as connection:
+            row = connection.execute(query.order_by(decisions.c.position).limit(1)).first()
+        return _stored(row) if row is not None else None
+
+    def unended(self, from_us: int, to_us: int, limit: int) -> list[StoredDecision]:
+        """Decisions that reserved within the time and whose reservation has no end, the oldest first."""
+        later = sa.alias(decisions, "later")
+        ended = sa.exists().where(
+            sa.text("later.kind = 'finish'"),
+            later.c.mode.in_(_ENDS),
+            later.c.customer_id == decisions.c.customer_id,
+            later.c.event_id == decisions.c.event_id,
+            later.c.position > decisions.c.position,
+        )
+        query = (
+            sa.select(decisions)
+            .where(reserving, decisions.c.at_us >= from_us, decisions.c.at_us < to_us, ~ended)
+            .where(decisions.c.kind == "decision", decisions.c.outcome == "allow")
+            .order_by(decisions.c.at_us, decisions.c.position)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [_stored(row) for row in connection.execute(query)]
+
+    def previous_repair(self, repair: StoredDecision) -> StoredDecision | None:
+        """The customer's repair before this one."""
+        query = sa.select(decisions).where(
+            _REPAIR, decisions.c.customer_id == repair.customer_id, decisions.c.position < repair.position
+        )
+        with self._database.reading() as connection:
+            row = connection.execute(query.order_by(decisions.c.position.desc()).limit(1)).first()
+        return _stored(row) if row is not None else None
+
+    def of_customer(
+        self,
+        customer_id: str,
+        from_us: int,
+        to_position: int,
+        *conditions: sa.ColumnElement[bool] | sa.TextClause,
+        limit: int,
+    ) -> list[StoredDecision]:
+        """The newest `limit` records of a customer from an instant on and before a position, oldest first."""
+        query = sa.select(decisions).where(
+            decisions.c.customer_id == customer_id,
+            decisions.c.at_us >= from_us,
+            decisions.c.position < to_position,
+            *conditions,
+        )
+        query = query.order_by(decisions.c.at_us.desc(), decisions.c.position.desc()).limit(limit)
+        with self._database.reading() as connection:
+            return sorted(map(_stored, connection.execute(query)), key=lambda each: each.position)
 
     def after(self, position: int, limit: int) -> list[StoredDecision]:
         """In the order they were stored, for the verifier."""
@@ -117,6 +179,11 @@ class Decisions:
         with self._database.reading() as connection:
             query = sa.select(sa.func.count()).select_from(decisions).where(mismatched)
             return connection.execute(query).scalar_one()
+
+
+def _ends(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Records that end a reservation, by its customer and event."""
+    return sa.and_(finishing, decisions.c.mode.in_(_ENDS), *conditions)
 
 
 def _before(position: int) -> sa.ColumnElement[bool]:

@@ -14,7 +14,8 @@ from spendgate_daemon.store.schema import guardrail_events
 
 
 class GuardrailEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """`kind`: stopped, throttled, resumed, suspended, threshold_crossed, overage_started, override_on, override_off."""
+    """`kind`: stopped, throttled, resumed, suspended, threshold_crossed, overage_started, override_on, override_off,
+    repair."""
 
     id: str
     customer_id: str

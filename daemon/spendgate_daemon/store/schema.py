@@ -98,6 +98,13 @@ _partial(Index("ix_decisions_denied", decisions.c.outcome, decisions.c.at_us, de
 _partial(Index("ix_decisions_uncommon", decisions.c.reason, decisions.c.at_us, decisions.c.position), not_allowed)
 _partial(Index("ix_decisions_mismatched", decisions.c.position), mismatched)
 
+reserving = sa.text("mode = 'reserve'")
+finishing = sa.text("kind = 'finish'")
+_partial(Index("ix_decisions_reserving", decisions.c.at_us, decisions.c.position), reserving)
+_partial(
+    Index("ix_decisions_finishing", decisions.c.customer_id, decisions.c.event_id, decisions.c.position), finishing
+)
+
 guardrail_events = Table(
     "guardrail_events",
     metadata,

@@ -1,8 +1,9 @@
 """The limit kinds. Each kind is a module here with its Lua twin beside it; this file is the wiring.
 
 A kind is a frozen struct with `rule` (what the script reads of it), `check` (one event against one counter), `finish` (a
-debit that comes later than it took effect), `exhaustion` (does it stop the customer whatever is asked), `changes_at_us`
-(when that changes by itself), `alone` (what of it one process may enforce by itself in an outage), and a `Counter` (None: it counts nothing) that knows its bytes. `script.py` joins the
+debit that comes later than it took effect), `held` (units that a reservation holds), `exhaustion` (does it stop the customer
+whatever is asked), `changes_at_us` (when that changes by itself), `alone` (what of it one process may enforce by itself in
+an outage), and a `Counter` (None: it counts nothing) that knows its bytes. `script.py` joins the
 `.lua` files, and a property test holds the twins equal.
 """
 

@@ -25,4 +25,16 @@ local function finish(_, held, _, raw)
   return struct.pack('>I5', math.max(0, read(raw) - 1))
 end
 
-return { check = check, finish = finish }
+local function held()
+  return 1
+end
+
+local function holds(raw)
+  return read(raw), 0
+end
+
+local function holding(_, reserved)
+  return struct.pack('>I5', reserved)
+end
+
+return { check = check, finish = finish, held = held, holds = holds, holding = holding }

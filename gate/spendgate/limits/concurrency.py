@@ -24,6 +24,11 @@ class OpenCounter(msgspec.Struct, frozen=True):
 
     open: int = 0
 
+    @property
+    def reserved(self) -> int:
+        """As the other counters call it."""
+        return self.open
+
     def encode(self) -> bytes:
         """As it is stored."""
         return pack_integers(_WIDTHS, (self.open,))
@@ -87,6 +92,10 @@ class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="ki
         if ending.held is None or not amount_of(ending.held, self.meters):
             return counter, ()
         return OpenCounter(max(0, counter.open - 1 if counter is not None else 0)), ()
+
+    def held(self, event: UsageEvent) -> int:
+        """A place."""
+        return int(amount_of(event, self.meters) > 0)
 
     def exhaustion(self, counter: OpenCounter | None, context: Context) -> Exhaustion | None:  # noqa: ARG002
         """Never: a place is free again when a run ends."""

@@ -139,4 +139,20 @@ local function read_external(rule, raw, amount, requested_at_us, customer)
   return write(counter)
 end
 
-return { check = check, finish = finish, read_external = read_external }
+local function held(rule, _, reservation)
+  return cost_of(rule, reservation.quantities, reservation.metadata) or 0
+end
+
+local function holds(raw)
+  return read(raw).reserved, 0
+end
+
+local function holding(raw, reserved)
+  local counter = read(raw)
+  counter.reserved = reserved
+  return write(counter)
+end
+
+return {
+  check = check, finish = finish, read_external = read_external, held = held, holds = holds, holding = holding,
+}

@@ -196,6 +196,10 @@ class Credits(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
         cost = self.cost_of(ending.committed) or 0
         return self._debited(counter, cost, ending.context, ending.effective_at_us), ()
 
+    def held(self, event: UsageEvent) -> int:
+        """What a reservation of this event holds; nothing where a weight is missing."""
+        return self.cost_of(event) or 0
+
     def exhaustion(self, counter: WalletCounter | None, context: Context) -> Exhaustion | None:
         """What is reserved does not count: it may be released."""
         return None if self._lasting(counter or WalletCounter(), context) > self.floor else Exhaustion(0)

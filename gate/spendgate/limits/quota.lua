@@ -120,4 +120,23 @@ local function finish(rule, held, amount, raw, _, at)
   return packed(COUNTER, start, used, external, external_at_us, reserved, stale_us, stale_used, #fired, fired), crossed
 end
 
-return { check = check, finish = finish, read_external = read_external }
+-- What a reservation of `amount` holds.
+local function held(_, amount)
+  return amount
+end
+
+-- What a counter holds for reservations, and of which period.
+local function holds(raw)
+  local start, _, _, _, reserved = unpacked(COUNTER, raw)
+  return reserved, start
+end
+
+-- The counter, holding `reserved`; the first of that period where `raw` is false.
+local function holding(raw, reserved, period_start)
+  local used, external, external_at_us, _, stale_us, stale_used, fired = read(raw, period_start)
+  return packed(COUNTER, period_start, used, external, external_at_us, reserved, stale_us, stale_used, #fired, fired)
+end
+
+return {
+  check = check, finish = finish, read_external = read_external, held = held, holds = holds, holding = holding,
+}

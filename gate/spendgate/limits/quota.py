@@ -142,6 +142,10 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", t
         freed = msgspec.structs.replace(current, reserved=max(0, current.reserved - held))
         return self.used(freed, amount_of(ending.committed, self.meters))
 
+    def held(self, event: UsageEvent) -> int:
+        """What a reservation of this event holds."""
+        return amount_of(event, self.meters)
+
     def exhaustion(self, counter: PeriodCounter | None, context: Context) -> Exhaustion | None:
         """What is reserved does not count: it may be released."""
         if self.hard_cap is None:

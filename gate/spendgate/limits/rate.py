@@ -125,6 +125,10 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", ta
             debt = max(0, min(self.ceiling, debt + more * self.per_us))
         return RateCounter(max(ending.context.now_us, counter.updated_us), debt), ()
 
+    def held(self, event: UsageEvent) -> int:  # noqa: ARG002
+        """Nothing: it keeps no count of what is reserved."""
+        return 0
+
     def exhaustion(self, counter: RateCounter | None, context: Context) -> Exhaustion | None:  # noqa: ARG002
         """Never: a rate denial throttles for a moment and says nothing of the contract."""
         return None

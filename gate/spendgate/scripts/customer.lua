@@ -98,11 +98,12 @@ local function read(tag, id, meta, now_seconds, now_us, given)
   return self
 end
 
--- One record; see record.py. `facts` of the reservation that it is about, if it is about one.
-local function record(self, kind, mode, event_raw, result, facts)
+-- One record; see record.py. `facts` of the reservation that it is about, if it is about one; `repaired`
+-- counters, if any.
+local function record(self, kind, mode, event_raw, result, facts, repaired)
   local count, counters, state_raw, char = #self.limits, self.counters, self.state_raw, string.char
   local parts = {
-    facts and '\158' or '\157',
+    repaired and '\159' or facts and '\158' or '\157',
     pack(1, kind, self.now_us, mode, self.id, self.digest, tonumber(self.meta[4]) or 0),
     event_raw or NIL,
     state_raw and state_raw:sub(42) or NIL,
@@ -120,7 +121,8 @@ local function record(self, kind, mode, event_raw, result, facts)
       at = at + 1
     end
   end
-  parts[at + 1], parts[at + 2], parts[at + 3] = self.overrides_raw or NIL, result, facts or ''
+  parts[at + 1], parts[at + 2], parts[at + 3] = self.overrides_raw or NIL, result, facts or repaired and NIL or ''
+  parts[at + 4] = repaired or ''
   return table.concat(parts)
 end
 

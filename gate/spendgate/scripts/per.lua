@@ -5,7 +5,7 @@ local OWN = 10 -- where a rule's own part begins
 
 -- The hash of the period that contains `at` (seconds), the one to look in when it has nothing (nobody moves debts at a
 -- boundary), and when it may be dropped; a count of open reservations never is.
-local function hashes_of(customer, rule, at)
+function per.hashes_of(customer, rule, at)
   local kind = rule[1]
   local prefix = customer.tag .. 'per:' .. kind .. ':' .. rule[2] .. ':'
   if kind == 'concurrency' then
@@ -28,7 +28,7 @@ function per.read(customer, rule, metadata, at)
   if rule[1] == 'rate' then
     at = customer.now_seconds -- a debt belongs to no period
   end
-  local key, before, expires = hashes_of(customer, rule, at)
+  local key, before, expires = per.hashes_of(customer, rule, at)
   local raw = redis.call('HGET', key, value)
   local place = { key = key, value = value }
   if not raw then

@@ -23,6 +23,11 @@ local function terms_of(policy)
   return lifetime_us, max_lifetime_us, grace_us, at_deadline == 'commit', above
 end
 
+-- How long after its deadline a reservation is ended.
+function reservations.grace(policy)
+  return (select(3, terms_of(policy)))
+end
+
 function reservations.lifetime(customer, asked_us)
   local lifetime_us, max_lifetime_us = terms_of(customer)
   if asked_us > max_lifetime_us then
@@ -45,6 +50,33 @@ end
 function reservations.open(customer, event_id)
   local raw = call('HGET', open_key(customer), event_id)
   return raw and read(event_id, raw)
+end
+
+-- All open reservations, in any order.
+function reservations.all(customer)
+  local found, raws = {}, call('HGETALL', open_key(customer))
+  for index = 1, #raws, 2 do
+    found[#found + 1] = read(raws[index], raws[index + 1])
+  end
+  return found
+end
+
+-- Event ids and their ends: name, score, name, ...
+function reservations.ends(customer)
+  return call('ZRANGE', ends_key(customer), 0, -1, 'WITHSCORES')
+end
+
+-- Puts an end right: when this reservation is ended, or nil for one that is not open.
+function reservations.put_end(customer, event_id, ends_at_us)
+  if ends_at_us then
+    call('ZADD', ends_key(customer), ends_at_us, event_id)
+  else
+    call('ZREM', ends_key(customer), event_id)
+  end
+end
+
+function reservations.count(customer)
+  return call('HLEN', open_key(customer))
 end
 
 -- How the reservation of this identity ended: {stream id, reason, facts}.

@@ -16,6 +16,7 @@ from spendgate.script import PUT_OVERRIDES, PUT_STATE, SWEEP, Script
 from spendgate.state import Override, OverrideSet, PolicyState, Status, burn_order
 from spendgate.testing.deciding import play_decide
 from spendgate.testing.memory import MemoryRedis, Play
+from spendgate.testing.repairing import play_repair_reserved
 from spendgate.testing.reserving import play_finish_reservation, play_reserved
 from spendgate.testing.settling import play_hold_slot, play_settle
 from spendgate.testing.writing import (
@@ -40,6 +41,7 @@ PLAYS: Final[dict[str, Play]] = {
     "put_external": play_put_external,
     "refresh": play_refresh,
     "sweep": play_sweep,
+    "repair_reserved": play_repair_reserved,
     "settle": play_settle,
     "hold_slot": play_hold_slot,
 }

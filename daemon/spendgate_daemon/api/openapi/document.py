@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from spendgate.token import MAX_ID_CHARACTERS
 from spendgate_daemon.api.openapi.operations import OPERATIONS, Operation
 from spendgate_daemon.api.openapi.schemas import ID, SCHEMAS
-from spendgate_daemon.api.openapi.shapes import Shape, known
+from spendgate_daemon.api.openapi.shapes import Shape, known, text
 from spendgate_daemon.api.problems import CONTENT_TYPE
 
 _KEY: Final = "key"
+_DECIDING: Final = ("/v1/decisions", "/v1/reservations")
+"""Paths that answer with a decision's outcome as the status where the caller prefers that."""
+
+_SEGMENTS: Final = {"reservation_id": text(1, MAX_ID_CHARACTERS)}
 _STATUS_WORDS: Final = {
     "200": "As asked",
     "201": "Made",
@@ -74,7 +79,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
     segments = re.findall(r"\{([^}]+)\}", operation.path)
     return [
-        *({"name": name, "in": "path", "required": True, "schema": ID} for name in segments),
+        *({"name": name, "in": "path", "required": True, "schema": _SEGMENTS.get(name, ID)} for name in segments),
         *(
             {"name": name, "in": "query", "required": name == "meter", "schema": s}
             for name, s in operation.query.items()
@@ -97,10 +102,10 @@ def _response(operation: Operation, status: str, shape: Shape | None) -> dict[st
     if shape is None:
         return described
     content = {operation.content_type: {"schema": shape}}
-    if operation.path == "/v1/decisions" and status == "403":
+    if operation.path in _DECIDING and status == "403":
         content[CONTENT_TYPE] = {"schema": known("Problem")}
     described["content"] = content
-    if operation.path == "/v1/decisions" and status in ("402", "403", "429"):
+    if operation.path in _DECIDING and status in ("402", "403", "429"):
         applied = {"description": "`status=gateway`", "schema": {"type": "string"}}
         described["headers"] = {"Preference-Applied": applied}
         if status == "429":

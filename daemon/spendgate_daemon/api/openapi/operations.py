@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from spendgate.calls import MAX_LIFETIME_SECONDS
 from spendgate.event import MAX_ID_BYTES
 from spendgate_daemon.api.decisions import MAX_BATCH
 from spendgate_daemon.api.openapi.schemas import ID, OUTCOME, STATE
@@ -113,6 +114,57 @@ DECISIONS: Final = (
         summary="One decision, computed again from its stored inputs",
         scope="read",
         answers={"200": known("StoredDecision")},
+    ),
+)
+
+_FINISHED: Final = known("FinishedReservation")
+
+RESERVATIONS: Final = (
+    Operation(
+        method="post",
+        path="/v1/reservations",
+        name="reserve",
+        summary="Decide one event and hold its quantities until it is known what was really used",
+        scope="decide",
+        headers=_EVENT_HEADERS | _GATEWAY,
+        body=known("NewReservation"),
+        answers=dict.fromkeys(("200", "402", "403", "429"), known("ReservationDecision")),
+    ),
+    Operation(
+        method="post",
+        path="/v1/reservations/{reservation_id}/commit",
+        name="commitReservation",
+        summary="Debit what was really used and free the rest; the same commit again gives the same answer",
+        scope="decide",
+        body=known("Commit"),
+        answers={"200": _FINISHED},
+    ),
+    Operation(
+        method="post",
+        path="/v1/reservations/{reservation_id}/release",
+        name="releaseReservation",
+        summary="Free all of it: nothing was used",
+        scope="decide",
+        body=request(),
+        body_required=False,
+        answers={"200": _FINISHED},
+    ),
+    Operation(
+        method="post",
+        path="/v1/reservations/{reservation_id}/extend",
+        name="extendReservation",
+        summary="Move the deadline to so many seconds from now, if that is later",
+        scope="decide",
+        body=request("seconds", seconds=whole(1, MAX_LIFETIME_SECONDS)),
+        answers={"200": _FINISHED},
+    ),
+    Operation(
+        method="get",
+        path="/v1/customers/{customer_id}/reservations",
+        name="listReservations",
+        summary="A customer's open reservations, the first to end first",
+        scope="read",
+        answers={"200": known("OpenReservations")},
     ),
 )
 
@@ -259,6 +311,23 @@ OPERATING: Final = (
     ),
     Operation(
         method="get",
+        path="/v1/repairs",
+        name="listRepairs",
+        summary="Repairs of what counters held for reservations, newest first",
+        scope="read",
+        query=_PAGING | {"customer_id": _ANY},
+        answers={"200": known("Repairs")},
+    ),
+    Operation(
+        method="get",
+        path="/v1/repairs/{decision_id}",
+        name="getRepair",
+        summary="One repair, and who was denied because of what it put right",
+        scope="read",
+        answers={"200": known("Repair")},
+    ),
+    Operation(
+        method="get",
         path="/v1/summary",
         name="getSummary",
         summary="What a screen opens with",
@@ -318,4 +387,4 @@ OPERATING: Final = (
     ),
 )
 
-OPERATIONS: Final = (*DECISIONS, *CUSTOMERS, *OVERRIDES, *SIGNING_IN, *FLAGS, *OPERATING)
+OPERATIONS: Final = (*DECISIONS, *RESERVATIONS, *CUSTOMERS, *OVERRIDES, *SIGNING_IN, *FLAGS, *OPERATING)

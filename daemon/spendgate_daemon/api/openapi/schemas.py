@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, get_args
 
+from spendgate.calls import MAX_LIFETIME_SECONDS
+from spendgate.decide import Mode
 from spendgate.event import (
     MAX_ID_BYTES,
     MAX_METADATA_KEYS,
@@ -12,6 +14,8 @@ from spendgate.event import (
     MAX_NUMBER,
     MAX_QUANTITY,
 )
+from spendgate.record import FinishMode
+from spendgate.reservation import ReservationStatus
 from spendgate_daemon.api.openapi.shapes import (
     BOOLEAN,
     INSTANT,
@@ -57,23 +61,23 @@ METADATA: Final[Shape] = {
     },
 }
 
-USAGE_EVENT: Final = request(
-    "customer_id",
-    event_id=ID
+_EVENT_FIELDS: Final[dict[str, Shape]] = {
+    "event_id": ID
     | {"description": "Unique per customer; makes a retry safe. The header Idempotency-Key serves as well."},
-    customer_id=ID,
-    meter=ID,
-    quantity=QUANTITY,
-    quantities={
+    "customer_id": ID,
+    "meter": ID,
+    "quantity": QUANTITY,
+    "quantities": {
         "type": "object",
         "minProperties": 1,
         "maxProperties": MAX_METERS,
         "additionalProperties": QUANTITY,
     },
-    metadata=METADATA,
-    occurred_at=INSTANT | {"description": "Data: the Redis clock selects the period."},
-    dry_run=BOOLEAN | {"description": "Decide, and change nothing."},
-) | {
+    "metadata": METADATA,
+    "occurred_at": INSTANT | {"description": "Data: the Redis clock selects the period."},
+    "dry_run": BOOLEAN | {"description": "Decide, and change nothing."},
+}
+_EITHER: Final[Shape] = {
     "description": "Either meter and quantity, or quantities, which are debited all or none.",
     "oneOf": [
         {"required": ["meter", "quantity"], "not": {"required": ["quantities"]}},
@@ -87,6 +91,26 @@ USAGE_EVENT: Final = request(
             "metadata": {"model": "claude-sonnet-4", "context_window": 90000},
         }
     ],
+}
+USAGE_EVENT: Final = request("customer_id", **_EVENT_FIELDS) | _EITHER
+
+NEW_RESERVATION: Final = (
+    request(
+        "customer_id",
+        **_EVENT_FIELDS,
+        lifetime_seconds=whole(1, MAX_LIFETIME_SECONDS)
+        | {"description": "Until its deadline; the plan gives and bounds it where it is left out."},
+    )
+    | _EITHER
+)
+
+_USED: Final = whole(0, MAX_QUANTITY)
+COMMIT: Final = request(
+    quantity=_USED | {"description": "Of the reservation's only meter."},
+    quantities={"type": "object", "maxProperties": MAX_METERS, "additionalProperties": _USED},
+) | {
+    "description": "What was really used. More than was reserved is debited, capped or refused, as the plan says.",
+    "oneOf": [{"required": ["quantity"]}, {"required": ["quantities"]}],
 }
 
 LIMIT: Final = answer(
@@ -112,6 +136,50 @@ LIMIT: Final = answer(
     retry_after_seconds=nullable(WHOLE),
     field=nullable(TEXT),
     bypassed=BOOLEAN,
+)
+
+_STATUS: Final = one_of(*get_args(ReservationStatus))
+_MODE: Final = one_of(*get_args(Mode), *get_args(FinishMode))
+
+RESERVATION: Final = answer(
+    status=_STATUS,
+    decision_id=nullable(TEXT) | {"description": "The decision that reserved; null in that decision itself."},
+    effective_at=INSTANT,
+    deadline=nullable(INSTANT),
+    actual=mapped(WHOLE),
+    committed=mapped(WHOLE),
+)
+
+FINISHED_RESERVATION: Final = answer(
+    reservation_id=TEXT,
+    decision_id=TEXT | {"description": "Names the record of this end, or of this extension."},
+    customer_id=TEXT,
+    event_id=TEXT,
+    status=_STATUS,
+    reason=TEXT,
+    duplicate=BOOLEAN,
+    reserved=mapped(WHOLE),
+    actual=mapped(WHOLE),
+    committed=mapped(WHOLE),
+    effective_at=INSTANT,
+    deadline=nullable(INSTANT),
+)
+
+OPEN_RESERVATIONS: Final = answer(
+    items=listed(
+        answer(
+            decision_id=TEXT,
+            event_id=TEXT,
+            quantities=mapped(WHOLE),
+            metadata=mapped({}),
+            effective_at=INSTANT,
+            deadline=INSTANT,
+            ends_at=INSTANT,
+            overdue=BOOLEAN,
+        )
+    ),
+    total=WHOLE,
+    as_of=INSTANT,
 )
 
 DECISION: Final = answer(
@@ -144,11 +212,12 @@ DECISION: Final = answer(
         credit_balance_micro=nullable(WHOLE),
         contractual_caps=mapped(WHOLE),
     ),
+    reservation=nullable(known("Reservation")),
     decision_trace=answer(
         engine=WHOLE,
         policy_digest=TEXT,
         clock=INSTANT,
-        mode=one_of("decide", "reserve", "record"),
+        mode=_MODE,
         event=answer(event_id=TEXT, customer_id=TEXT, quantities=mapped(WHOLE), metadata=mapped({})),
         previous_state=STATE,
         customer_state=STATE,
@@ -170,7 +239,7 @@ DECISION_ROW: Final = answer(
     message=TEXT,
     limit_id=nullable(TEXT),
     quantities=mapped(WHOLE),
-    mode=one_of("decide", "reserve", "record", "commit", "release", "expire", "extend"),
+    mode=_MODE,
     count=WHOLE,
     mismatch=BOOLEAN,
 )
@@ -193,6 +262,7 @@ STORED_DECISION: Final[Shape] = {
             verified=nullable(BOOLEAN),
             mismatch=BOOLEAN,
             deliveries=listed(_DELIVERY),
+            end=nullable(extended("Reservation", decision_id=TEXT, at=INSTANT, reason=TEXT)),
         ),
     ],
     "description": "The answer again, computed from the stored inputs; counted denials and ends of reservations are told "
@@ -321,6 +391,36 @@ GUARDRAIL_EVENT: Final = answer(
     message=TEXT,
 )
 
+REPAIR_ROW: Final = answer(
+    decision_id=TEXT,
+    at=INSTANT,
+    customer_id=TEXT,
+    customer_name=TEXT,
+    units=WHOLE | {"description": "Held wrongly, or not at all: the sum over all counters."},
+    counters=listed(
+        answer(
+            kind=one_of("quota", "credits", "concurrency"),
+            limit_id=TEXT,
+            period_start=nullable(INSTANT),
+            value=nullable(TEXT),
+            before=WHOLE,
+            after=WHOLE,
+        )
+    ),
+    calendar=BOOLEAN | {"description": "A reservation had lost its end, or the sweep would not have come by."},
+)
+
+_REPAIR_EVENT: Final = {"decision_id": TEXT, "at": INSTANT, "event_id": TEXT, "quantities": mapped(WHOLE)}
+
+REPAIR: Final = extended(
+    "RepairRow",
+    wrongly_denied=listed(answer(**_REPAIR_EVENT, outcome=OUTCOME, reason=TEXT, limit_id=TEXT))
+    | {"description": "Denied, though with what reservations really held then each would have fitted."},
+    denials_looked_at=WHOLE,
+    denials_only_counted=WHOLE | {"description": "Further denials of the same limits, which have no event to look at."},
+    reservations_without_end=listed(answer(**_REPAIR_EVENT)),
+)
+
 PROBLEM: Final = answer(type={"type": "string", "format": "uri"}, title=TEXT, status=whole(400, 599), detail=TEXT) | {
     "description": "RFC 9457 problem details. `field` names the input at fault, `expected` what it must be."
 }
@@ -374,6 +474,12 @@ SYNC: Final = answer(
 
 SCHEMAS: Final[dict[str, Shape]] = {
     "UsageEvent": USAGE_EVENT,
+    "NewReservation": NEW_RESERVATION,
+    "Commit": COMMIT,
+    "Reservation": RESERVATION,
+    "ReservationDecision": extended("Decision", reservation_id=nullable(TEXT), deadline=nullable(INSTANT)),
+    "FinishedReservation": FINISHED_RESERVATION,
+    "OpenReservations": OPEN_RESERVATIONS,
     "Limit": LIMIT,
     "Decision": DECISION,
     "DecisionRow": DECISION_ROW,
@@ -389,6 +495,9 @@ SCHEMAS: Final[dict[str, Shape]] = {
     "Overrides": page("Override"),
     "GuardrailEvent": GUARDRAIL_EVENT,
     "GuardrailEvents": page("GuardrailEvent"),
+    "RepairRow": REPAIR_ROW,
+    "Repairs": page("RepairRow"),
+    "Repair": REPAIR,
     "Evaluation": EVALUATION,
     "Problem": PROBLEM,
     "Summary": SUMMARY,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spendgate_daemon.api.routes import (
+    customer_reservations,
     customer_terms,
     customer_usage,
     customers,
@@ -13,6 +14,7 @@ from spendgate_daemon.api.routes import (
     guardrail_events,
     health,
     overrides,
+    repairs,
     sessions,
     sync,
     webhooks,
@@ -23,10 +25,12 @@ MODULES = (
     health,
     customers,
     customer_usage,
+    customer_reservations,
     customer_terms,
     decisions,
     guardrail_events,
     overrides,
+    repairs,
     sessions,
     sync,
     flags,

@@ -8,7 +8,7 @@ from typing import Any, Final
 from litestar import Request, get
 from litestar.params import FromPath
 
-from spendgate.decision import Decision
+from spendgate.decision import Decision, reservation_answer
 from spendgate.keys import stream_id_of
 from spendgate.reasons import REASONS, rfc3339
 from spendgate.record import decode_record
@@ -50,6 +50,7 @@ def handlers(services: Services) -> list[Any]:
             raise not_found(f"there is no decision {decision_id!r}; a decision is stored within a second of its answer")
         deliveries = await asyncio.to_thread(lambda: _deliveries(services, stored))
         names = await asyncio.to_thread(store.customers.names, [stored.customer_id])
+        record = decode_record(stored.record)
         extra = {
             "customer_name": names.get(stored.customer_id, stored.customer_id),
             "kind": stored.kind,
@@ -57,11 +58,14 @@ def handlers(services: Services) -> list[Any]:
             "verified": stored.verified,
             "mismatch": stored.verified is False,
             "deliveries": deliveries,
+            "end": await asyncio.to_thread(_end, services, stored),
         }
         record = decode_record(stored.record)
-        if record.kind != "decision":
+        if record.event is None:
             return _row(stored, names) | extra
-        return Decision("decided", stream_id, record, policy, record.now_us).answer() | extra
+        facts = record.reservation
+        effective_at_us = facts.effective_at_us if facts is not None else record.now_us
+        return Decision("decided", stream_id, record, policy, effective_at_us).answer() | extra
 
     return [listed, one]
 
@@ -83,6 +87,16 @@ def _row(item: StoredDecision, names: dict[str, str]) -> dict[str, Any]:
         "count": item.count,
         "mismatch": item.verified is False,
     }
+
+
+def _end(services: Services, stored: StoredDecision) -> dict[str, Any] | None:
+    """What became of the reservation that a decision gave; None while it is open, and for other decisions."""
+    ended = services.store.decisions.end_of(stored) if stored.mode == "reserve" else None
+    facts = decode_record(ended.record).reservation if ended is not None else None
+    if ended is None or facts is None:
+        return None
+    told = {"decision_id": ended.decision_id, "at": rfc3339(ended.at_us), "reason": ended.reason}
+    return reservation_answer(facts, stored.customer_id) | told
 
 
 def _deliveries(services: Services, stored: StoredDecision) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ KINDS: Final = (
     "overage_started",
     "override_on",
     "override_off",
+    "repair",
 )
 
 
