@@ -6,6 +6,7 @@ outbox is for one reader, the store relay.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Final, Literal, Self
 
 import msgspec
 import redis.asyncio
+from redis.asyncio.cluster import RedisCluster
 
 from spendgate.errors import GateUnavailable, NotPrepared, WrongPolicy
 from spendgate.keys import INSTALL_KEY, PARTITIONS, SIGNING_KEY, SLOTS_KEY, counters_key, partition_of, tag_of
@@ -27,6 +29,9 @@ SWEEP_BATCH: Final = 100
 HINTS_KEPT: Final = 1000
 IDEMPOTENCY_WINDOW_US: Final = 15 * 60 * 1_000_000
 """An allowed event is remembered at least this long, and about twice as long at most while the sweep runs."""
+
+CLUSTER_READ_INTERVAL_SECONDS: Final = 0.02
+"""Between two reads of all partitions while nothing new is there."""
 
 BACKLOG_MAX: Final = 1_000_000
 """Outbox entries of one partition that the store may lack; beyond, nothing is decided there."""
@@ -240,7 +245,7 @@ class Control:
     async def ping(self) -> None:
         """Raises GateUnavailable when Redis does not answer."""
         try:
-            await self._redis.echo("spendgate")
+            await self._redis.exists(INSTALL_KEY)
         except (TimeoutError, redis.exceptions.RedisError, OSError) as exc:
             raise GateUnavailable(f"Redis does not answer: {exc}") from exc
 
@@ -256,12 +261,27 @@ class Control:
     async def _read(self, stream: str, cursors: Mapping[int, str], count: int, block_ms: int | None) -> StreamEntries:
         partition_of_key = {f"{tag_of(partition)}{stream}".encode(): partition for partition in cursors}
         streams: dict[Any, Any] = {f"{tag_of(partition)}{stream}": cursor for partition, cursor in cursors.items()}
-        reply: Any = await self._redis.xread(streams, count=count, block=block_ms)
+        if isinstance(self._redis, RedisCluster):
+            reply = await self._read_cluster(streams, count, block_ms)
+        else:
+            reply = _streams(await self._redis.xread(streams, count=count, block=block_ms))
         entries: StreamEntries = []
-        for key, items in _streams(reply):
+        for key, items in reply:
             for stream_id, fields in items:
                 entries.append((partition_of_key[key], stream_id.decode(), next(iter(fields.values()))))
         return entries
+
+    async def _read_cluster(self, streams: Mapping[str, str], count: int, block_ms: int | None) -> list[Any]:
+        """One read is of one slot there, and nothing can wait for several: ask all of them again and again."""
+        deadline = time.monotonic() + (block_ms or 0) / 1000
+        while True:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for key, cursor in streams.items():
+                    pipe.xread({key: cursor}, count=count)
+                found = [pair for reply in await pipe.execute() for pair in _streams(reply)]
+            if found or time.monotonic() >= deadline:
+                return found
+            await asyncio.sleep(CLUSTER_READ_INTERVAL_SECONDS)
 
 
 def _streams(reply: Any) -> Any:

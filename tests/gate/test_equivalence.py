@@ -240,6 +240,10 @@ class Equivalence(RuleBasedStateMachine):
         for threshold in getattr(limit, "thresholds", ()):
             if threshold.at > line.used + line.external and index % 2:
                 left = threshold.at - line.used - line.external
+        mirrored_at_us, most_us = self.model.mirrored_at_us, self.policy.max_staleness_us
+        if mirrored_at_us and most_us and self.now_us - mirrored_at_us > most_us and hasattr(limit, "outage_allowance"):
+            let_through = getattr(stored, "stale_used", 0) if index % 2 else 0
+            left = min(left, limit.outage_allowance - let_through)
         left += offset
         if isinstance(limit, PerEvent) and limit.field:
             given = {"quantities": {limit.meters[0]: 1}, "metadata": metadata | {limit.field: max(0, left)}}

@@ -10,6 +10,7 @@ from house import credits_limit, policy_of, quota, rate
 from spendgate import Denied, InvalidEvent
 from spendgate.errors import ReservationFinished
 from spendgate.event import usage_event
+from spendgate.keys import partition_of, tag_of
 from spendgate.limits import Concurrency
 from spendgate.limits.check import Grant
 from spendgate.policy import ReservationTerms
@@ -137,6 +138,49 @@ def test_grants_are_burnt_the_soonest_to_expire_first_and_what_is_left_of_one_is
     assert line(stage).remaining == 400
     assert not stage.decide("acme", "tokens", 41).allowed
     assert stage.decide("acme", "tokens", 40).customer_state == "stopped"
+
+
+def test_a_grant_that_arrives_after_an_overdraft_pays_for_that_too(stage):
+    stage.contract("acme", policy_of(credits_limit()), granted_micro_credits=100)
+    stage.record("acme", "tokens", 20)
+    assert line(stage).remaining == -100
+    grants = (Grant("late", 300, stage.clock() + 3_600_000_000),)
+    stage.contract("acme", policy_of(credits_limit()), granted_micro_credits=100, grants=grants)
+    assert line(stage).remaining == 200
+    stage.decide("acme", "tokens", 1)
+    stage.clock.advance(hours=1)
+    assert line(stage).remaining == 0, "the grant covered the overdraft and the debit; what was left of it is gone"
+
+
+# A mirror that is too old ----------------------------------------------------------------------------------------------
+
+
+def mirror(stage):
+    """Policy state was compared with its source just now."""
+    if isinstance(stage, FakeSyncGate):
+        stage.redis.mirrored_at_us = stage.clock()
+    else:
+        stage.client.hset(f"{tag_of(partition_of('acme'))}meta", "mirrored_at_us", stage.clock())
+
+
+def test_behind_a_mirror_that_is_too_old_each_limit_lets_its_allowance_pass(stage):
+    allowing = (quota(1000, outage_allowance=15), credits_limit(outage_allowance=160))
+    stage.contract("acme", policy_of(*allowing, max_staleness_us=60_000_000), granted_micro_credits=10_000)
+    mirror(stage)
+    stage.clock.advance(seconds=60)
+    assert stage.decide("acme", "tokens", 100).allowed, "as old as it may be"
+    stage.clock.advance(microseconds=1)
+    assert stage.decide("acme", "tokens", 15).allowed
+    denied = stage.decide("acme", "tokens", 1)
+    assert (denied.outcome, denied.reason, denied.limit_id) == ("throttle", "mirror_stale", "tokens-day")
+    mirror(stage)
+    assert stage.decide("acme", "tokens", 100).allowed
+    stage.clock.advance(seconds=61)
+    assert stage.decide("acme", "tokens", 15).allowed, "another mirror, another allowance"
+    only_credits = policy_of(credits_limit(outage_allowance=160), max_staleness_us=60_000_000)
+    stage.contract("acme", only_credits, granted_micro_credits=10_000)
+    assert stage.decide("acme", "tokens", 1).allowed
+    assert stage.decide("acme", "tokens", 1).reason == "mirror_stale"
 
 
 # Shadow --------------------------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def running_sentinel(binary: str, directory: Path) -> Iterator[Sentinels]:
         processes[sentinel], _ = start_sentinel(binary, directory, configuration, sentinel)
         stack.callback(stop, processes[sentinel])
         with redis.Redis(port=sentinel) as client:
-            until(lambda: client.sentinel_slaves(SERVICE)[0]["master-link-status"] == "ok")
+            until(lambda: [each["master-link-status"] for each in client.sentinel_slaves(SERVICE)] == ["ok"])
         yield Sentinels(master, replica, sentinel, processes)
 
 

@@ -125,8 +125,3 @@ def test_the_other_client_of_redis_finds_the_master_too(servers):
         await client.aclose()
 
     asyncio.run(scenario())
-
-
-def test_the_other_client_of_redis_has_no_cluster(servers):
-    with pytest.raises(ValueError, match="Cluster"):
-        redis_client("redis+cluster://localhost", 5)

@@ -5,21 +5,23 @@ Without retries: redis-py makes 10 by default, and a command whose reply was los
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import redis.asyncio
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
-from spendgate.transports.address import parse_address
+from spendgate.transports.address import Address, parse_address
 from spendgate.transports.session import Session
 
 
 def redis_client(url: str, timeout_seconds: float) -> redis.asyncio.Redis:
     """A client that connects on first use; the URL's own `socket_timeout`, if it has one, comes before the argument.
 
-    Raises ValueError when the URL can't be used, which one of a cluster can't: its client is of another type.
+    That of a cluster has the same commands, each for keys of one slot; a pipeline that is no transaction may have any.
+    Raises ValueError when the URL can't be used.
     """
     address = parse_address(url)
     waiting: dict[str, Any] = {
@@ -31,7 +33,7 @@ def redis_client(url: str, timeout_seconds: float) -> redis.asyncio.Redis:
     if address.kind == "single":
         return redis.asyncio.Redis.from_url(url, **waiting)
     if address.kind == "cluster":
-        raise ValueError("this part of Spendgate can't use a Redis Cluster: name a single Redis, or Sentinels")
+        return cast("redis.asyncio.Redis", _cluster_client(address, timeout_seconds))
     tls = {} if address.tls_options is None else {"ssl": True, **address.tls_options}
     sentinels = Sentinel(  # type: ignore[no-untyped-call]
         [(endpoint.host, endpoint.port) for endpoint in address.endpoints],
@@ -42,6 +44,20 @@ def redis_client(url: str, timeout_seconds: float) -> redis.asyncio.Redis:
     )
     client: redis.asyncio.Redis = sentinels.master_for(address.service, redis_class=_MasterClient)
     return client
+
+
+def _cluster_client(address: Address, timeout_seconds: float) -> RedisCluster:
+    """Its only repetitions are those of commands that did not run: MOVED, ASK, TRYAGAIN."""
+    credentials = _credentials(address.session)
+    del credentials["db"]  # a cluster has one database
+    return RedisCluster(  # type: ignore[no-untyped-call,unused-ignore]
+        startup_nodes=[ClusterNode(endpoint.host, endpoint.port) for endpoint in address.endpoints],
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        **({} if address.tls_options is None else {"ssl": True, **address.tls_options}),
+        **credentials,
+    )
 
 
 class _MasterClient(redis.asyncio.Redis):
