@@ -230,7 +230,7 @@ def test_flagd_gets_the_stopped_customers_and_plan_tables(api):
     api.contract("other", status="suspended")
     response = api.get("/flagd/flags.json", scope="flags")
     flags = response.json()["flags"]
-    assert set(flags["billing.plan-table"]["variants"]) == {"none", "basic", "prepaid"}
+    assert set(flags["billing.plan-table"]["variants"]) == {"none", "basic", "prepaid", "careful", "capped"}
     assert flags["billing.hard-stop"]["defaultVariant"] == "off"
     headers = api.headers("flags") | {"if-none-match": response.headers["etag"]}
     assert api.http.get("/flagd/flags.json", headers=headers).status_code == 304
