@@ -69,11 +69,13 @@ def test_an_allowed_request_reaches_the_application_with_its_decision(contract):
 
 
 def test_a_throttled_request_is_told_when_to_come_again(contract):
+    contract.contract(policy_of(quota(1000), rate(units=6, burst=100)), version=2)
     app = wrapped(hello, contract.gate, quantity=lambda scope: int(scope["query_string"]))
     contract.run(asked(app, query_string=b"100"))
     status, headers, body = contract.run(asked(app, query_string=b"50"))
     assert status == 429
-    assert 1 <= int(headers["retry-after"]) <= 5
+    assert int(headers["retry-after"]) == body["retry_after_seconds"]
+    assert 300 < body["retry_after_seconds"] <= 500
     assert headers["content-type"] == "application/problem+json"
     assert headers["cache-control"] == "no-store"
     assert int(headers["content-length"]) > 0

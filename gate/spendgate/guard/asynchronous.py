@@ -96,7 +96,7 @@ def guard(
     With `used`, the quantity is an estimate that is reserved, and what `used` says is committed: of the result, or
     summed over the items of a stream. `lifetime_seconds` must outlast the call; None is what the plan gives.
     `gate` may be a function, for a gate that is made after its functions are. A generator asks when its first item is
-    asked for.
+    asked for; whoever leaves one early closes it (`contextlib.aclosing`), which is when it commits.
 
     Raises TypeError where the function can't be guarded so. The function raises what `Gate.decide` and `Gate.commit`
     do; GateUnavailable only with `when_unavailable="closed"`.
