@@ -36,13 +36,9 @@ def measure(*, quick: bool) -> list[Row]:
             mine = one_thread(url, requests // 4)
             return mine / redis_benchmark(port, 1, requests // 4, benchmark_arguments())
 
-        def cpu_us() -> float:
-            return redis_cpu_us(url, port, requests)
-
         return [
             Row("asyncio client, 64 callers / redis-benchmark -c 64", five(asyncio_ratio), "", ">= 0.9"),
             Row("sync client, one caller / redis-benchmark -c 1", five(sync_ratio), "", ">= 0.8"),
-            Row("Redis CPU per decision, four limits", five(cpu_us), "us"),
         ]
 
 
@@ -87,11 +83,3 @@ def one_thread(url: str, requests: int) -> float:
         for _ in range(requests):
             gate.decide(CUSTOMER, "tokens", 7, event_id=f"s{next(_numbers):011}", metadata=METADATA)
         return requests / (time.perf_counter() - started)
-
-
-def redis_cpu_us(url: str, port: int, requests: int) -> float:
-    """Time Redis itself spends in the script, by its own command statistics."""
-    with redis.Redis.from_url(url) as client:
-        client.config_resetstat()
-        redis_benchmark(port, 16, requests, benchmark_arguments())
-        return float(client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"])

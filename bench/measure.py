@@ -42,8 +42,12 @@ class Row:
         return statistics.median(self.values)
 
     @property
+    def told(self) -> str:
+        return f"{number_text(self.value)} {self.unit}".rstrip()
+
+    @property
     def spread(self) -> str:
-        return f"{min(self.values):.3g} to {max(self.values):.3g}"
+        return f"{number_text(min(self.values))} to {number_text(max(self.values))}"
 
     @property
     def holds(self) -> bool | None:
@@ -62,6 +66,11 @@ class Row:
             "unit": self.unit,
             "spread": [min(self.values), max(self.values)],
         }
+
+
+def number_text(value: float) -> str:
+    """Three digits: as many as the noise of a machine leaves meaning."""
+    return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def five(measured: Callable[[], float]) -> list[float]:
@@ -106,12 +115,13 @@ def wait_for(url: str) -> None:
     raise Missing(f"{url} did not answer")
 
 
-def redis_benchmark(port: int, clients: int, requests: int, arguments: list[str | bytes]) -> float:
+def redis_benchmark(
+    port: int, clients: int, requests: int, arguments: list[str | bytes], *, pipelined: int = 1
+) -> float:
     """Requests a second of one command, as redis-benchmark measures it; `__rand_int__` becomes a random number."""
     command = [program("redis-benchmark"), "-p", str(port), "-c", str(clients), "-n", str(requests)]
-    done = subprocess.run(
-        [*command, "-r", "999999999", "--csv", *arguments], capture_output=True, check=True, timeout=300
-    )
+    command += ["-P", str(pipelined), "-r", "999999999", "--csv"]
+    done = subprocess.run([*command, *arguments], capture_output=True, check=True, timeout=300)
     rows = done.stdout.decode(errors="replace").strip().splitlines()
     numbers = re.findall(r'"([0-9.]+)"', rows[-1])
     return float(numbers[0])

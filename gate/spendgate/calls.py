@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 
-from spendgate.decide import Mode
-from spendgate.decision import Decision
+from spendgate.decide import Mode, Outcome
+from spendgate.decision import Decision, Status
 from spendgate.errors import InvalidEvent, NotPrepared
 from spendgate.event import MAX_QUANTITY, UsageEvent
-from spendgate.keys import decision_id_of, partition_of, tag_of
+from spendgate.keys import customer_tag, decision_id_of, partition_of
 from spendgate.policy import EffectivePolicy, decode_policy
-from spendgate.record import Record, decode_record
 from spendgate.refusals import error_of
 from spendgate.reservation import Action, Facts, OpenEntry, ReservationStatus
 from spendgate.token import ReservationToken
@@ -23,6 +22,10 @@ MAX_LIFETIME_SECONDS: Final = 86_400
 """Of a reservation, whatever a plan says."""
 
 _POLICIES_CACHED: Final = 4096
+
+_STATUSES: Final[dict[bytes, Status]] = {name.encode(): name for name in get_args(Status)}
+_OUTCOMES: Final[dict[int, Outcome]] = {1: "allow", 2: "throttle", 3: "stop"}
+"""As decide.lua numbers them."""
 
 
 class Policies:
@@ -70,7 +73,7 @@ class OpenReservation(msgspec.Struct, frozen=True):
 
 def decide_arguments(event: UsageEvent, mode: Mode, *, dry_run: bool, lifetime_us: int = 0) -> list[Argument]:
     return [
-        tag_of(partition_of(event.customer_id)),
+        customer_tag(event.customer_id),
         event.customer_id,
         event.encode(),
         mode,
@@ -85,7 +88,7 @@ def finish_arguments(
     token: ReservationToken, action: Action, actual: Mapping[str, int], by_us: int = 0
 ) -> list[Argument]:
     return [
-        tag_of(partition_of(token.customer_id)),
+        customer_tag(token.customer_id),
         token.customer_id,
         action,
         token.event.encode(),
@@ -101,7 +104,7 @@ def settle_arguments(
     event: UsageEvent, effective_at_us: int, digest: str, journal: str, sequence: int
 ) -> list[Argument]:
     return [
-        tag_of(partition_of(event.customer_id)),
+        customer_tag(event.customer_id),
         event.customer_id,
         event.encode(),
         event.identity(),
@@ -141,19 +144,29 @@ def actual_of(token: ReservationToken, quantity: object, quantities: object) -> 
 
 
 def policy_key(customer_id: str, digest: str) -> str:
-    return f"{tag_of(partition_of(customer_id))}policy:{digest}"
+    return f"{customer_tag(customer_id)}policy:{digest}"
 
 
-def decoded(reply: Sequence[Any], event: UsageEvent | None, customer_id: str) -> Record:
-    """The record in a script's reply, or the error it names."""
+def digest_of(reply: Sequence[Any], event: UsageEvent | None, customer_id: str) -> str:
+    """The policy that a script's answer is by, or the error that it names instead."""
     if reply[0] == b"error":
         raise error_of(reply[1].decode(), reply[2].decode(), event, customer_id)
-    return decode_record(reply[4])
+    digest: str = reply[3].decode()
+    return digest
 
 
-def decision_of(reply: Sequence[Any], record: Record, policy: EffectivePolicy) -> Decision:
-    at_us = int(reply[5]) if len(reply) > 5 else record.now_us
-    return Decision(reply[0].decode(), reply[1].decode(), record, policy, at_us)
+def decision_of(reply: Sequence[Any], event: UsageEvent, policy: EffectivePolicy) -> Decision:
+    """The answer to `event`; its record stays encoded until somebody asks for more than the outcome."""
+    status, stream_id, outcome, _, encoded, *at = reply
+    return Decision(
+        _STATUSES[status],
+        stream_id.decode(),
+        encoded,
+        policy,
+        int(at[0]) if at else None,
+        event=event,
+        outcome=_OUTCOMES[outcome],
+    )
 
 
 def finished_of(reply: Sequence[Any], token: ReservationToken) -> Finished:

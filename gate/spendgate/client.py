@@ -20,7 +20,7 @@ from spendgate.calls import (
     actual_of,
     decide_arguments,
     decision_of,
-    decoded,
+    digest_of,
     finish_arguments,
     finished_of,
     lifetime_us_of,
@@ -31,10 +31,10 @@ from spendgate.decide import Mode
 from spendgate.decision import Decision
 from spendgate.errors import GateUnavailable, InvalidEvent, NotPrepared
 from spendgate.event import MetadataValue, UsageEvent, check_id, usage_event
-from spendgate.keys import SIGNING_KEY, counters_key, partition_of, tag_of
+from spendgate.keys import SIGNING_KEY, counters_key, customer_tag
 from spendgate.outage import Outage, on_disk, on_disk_sync, outage_of
 from spendgate.policy import EffectivePolicy
-from spendgate.record import Record
+from spendgate.record import decode_record
 from spendgate.reservation import Action
 from spendgate.run import Run, SyncRun
 from spendgate.script import DECIDE, FINISH_RESERVATION, RESERVED, SNAPSHOT
@@ -187,8 +187,9 @@ class Gate:
     async def _submit(self, event: UsageEvent, mode: Mode, lifetime_us: int, *, dry_run: bool = False) -> Decision:
         arguments = decide_arguments(event, mode, dry_run=dry_run, lifetime_us=lifetime_us)
         reply = await self._transport.run(DECIDE, counters_key(event.customer_id), arguments)
-        record = decoded(reply, event, event.customer_id)
-        decision = decision_of(reply, record, await self._policy(record))
+        digest = digest_of(reply, event, event.customer_id)
+        policy = self._policies.get(digest) or await self._fetch_policy(event.customer_id, digest)
+        decision = decision_of(reply, event, policy)
         if self.outage is not None:
             self.outage.answered(event.customer_id, reply[4])
         if mode == "reserve" and decision.allowed and not dry_run:
@@ -250,27 +251,24 @@ class Gate:
     async def reservations(self, customer_id: str) -> tuple[list[OpenReservation], int]:
         """The customer's open reservations, the first 100 to end, and how many there are in all."""
         check_id("customer_id", customer_id)
-        arguments: list[Argument] = [tag_of(partition_of(customer_id)), customer_id, RESERVATIONS_LISTED]
+        arguments: list[Argument] = [customer_tag(customer_id), customer_id, RESERVATIONS_LISTED]
         return reservations_of(await self._transport.run(RESERVED, counters_key(customer_id), arguments), customer_id)
 
     async def snapshot(self, customer_id: str) -> Snapshot:
         """The customer now, read in one atomic step. An unknown customer has `state` None."""
         check_id("customer_id", customer_id)
-        arguments = [tag_of(partition_of(customer_id)), customer_id]
+        arguments = [customer_tag(customer_id), customer_id]
         reply = await self._transport.run(SNAPSHOT, counters_key(customer_id), arguments)
-        record = decoded(reply, None, customer_id)
-        return snapshot_of(record, await self._policy(record))
+        digest = digest_of(reply, None, customer_id)
+        policy = self._policies.get(digest) or await self._fetch_policy(customer_id, digest)
+        return snapshot_of(decode_record(reply[4]), policy)
 
     async def snapshots(self, customer_ids: Sequence[str]) -> list[Snapshot]:
         """Several customers, each read atomically, in the order given."""
         return list(await asyncio.gather(*(self.snapshot(customer_id) for customer_id in customer_ids)))
 
-    async def _policy(self, record: Record) -> EffectivePolicy:
-        policy = self._policies.get(record.policy)
-        if policy is None:
-            key = policy_key(record.customer_id, record.policy)
-            policy = self._policies.add(record.policy, await self._transport.get(key))
-        return policy
+    async def _fetch_policy(self, customer_id: str, digest: str) -> EffectivePolicy:
+        return self._policies.add(digest, await self._transport.get(policy_key(customer_id, digest)))
 
     async def _signing_key(self) -> bytes:
         if self._secret is None and self.outage is not None:
@@ -413,8 +411,9 @@ class SyncGate:
     def _submit(self, event: UsageEvent, mode: Mode, lifetime_us: int, *, dry_run: bool = False) -> Decision:
         arguments = decide_arguments(event, mode, dry_run=dry_run, lifetime_us=lifetime_us)
         reply = self._transport.run(DECIDE, counters_key(event.customer_id), arguments)
-        record = decoded(reply, event, event.customer_id)
-        decision = decision_of(reply, record, self._policy(record))
+        digest = digest_of(reply, event, event.customer_id)
+        policy = self._policies.get(digest) or self._fetch_policy(event.customer_id, digest)
+        decision = decision_of(reply, event, policy)
         if self.outage is not None:
             self.outage.answered(event.customer_id, reply[4])
         if mode == "reserve" and decision.allowed and not dry_run:
@@ -467,18 +466,14 @@ class SyncGate:
     def snapshot(self, customer_id: str) -> Snapshot:
         """See `Gate.snapshot`."""
         check_id("customer_id", customer_id)
-        arguments = [tag_of(partition_of(customer_id)), customer_id]
+        arguments = [customer_tag(customer_id), customer_id]
         reply = self._transport.run(SNAPSHOT, counters_key(customer_id), arguments)
-        record = decoded(reply, None, customer_id)
-        return snapshot_of(record, self._policy(record))
+        digest = digest_of(reply, None, customer_id)
+        policy = self._policies.get(digest) or self._fetch_policy(customer_id, digest)
+        return snapshot_of(decode_record(reply[4]), policy)
 
-    def _policy(self, record: Record) -> EffectivePolicy:
-        policy = self._policies.get(record.policy)
-        if policy is None:
-            policy = self._policies.add(
-                record.policy, self._transport.get(policy_key(record.customer_id, record.policy))
-            )
-        return policy
+    def _fetch_policy(self, customer_id: str, digest: str) -> EffectivePolicy:
+        return self._policies.add(digest, self._transport.get(policy_key(customer_id, digest)))
 
     def _signing_key(self) -> bytes:
         if self._secret is None and self.outage is not None:

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from spendgate.decide import Outcome, Verdict
 from spendgate.errors import SpendgateError
+from spendgate.event import UsageEvent
 from spendgate.keys import decision_id_of, partition_of
 from spendgate.limits.result import LimitResult
 from spendgate.policy import EffectivePolicy
 from spendgate.reasons import MICRO, Unblock, rfc3339, sentence_of, unblock_of
-from spendgate.record import Record, verdict_of
+from spendgate.record import Record, decode_record, verdict_of
 from spendgate.snapshot import snapshot_of
 from spendgate.state import CustomerState
 
@@ -24,36 +25,58 @@ class Decision:
     """`status` tells how it came about: `decided` now; `duplicate` of an event allowed before (nothing debited again);
     `coalesced` with earlier denials of the same rule in the same second, whose `decision_id` it carries; `dry_run`.
 
-    The outcome is the script's. Explanations (`limits`, `message`, `unblock`) are derived from the same inputs by the
-    definition, when first asked for. A duplicate's explanation speaks of now, its outcome and `effective_at` of then.
+    The outcome is the script's. The record is decoded when more than the outcome is asked for: most callers go on after
+    `allowed`. Explanations (`limits`, `message`, `unblock`) are derived from it by the definition, when first asked for.
+    A duplicate's explanation speaks of now, its outcome and `effective_at` of then.
     """
 
-    def __init__(self, status: Status, stream_id: str, record: Record, policy: EffectivePolicy, at_us: int) -> None:
-        if record.event is None:
-            raise ValueError(f"a record of kind {record.kind!r} answers no event")
+    def __init__(
+        self,
+        status: Status,
+        stream_id: str,
+        record: Record | bytes,
+        policy: EffectivePolicy,
+        at_us: int | None = None,
+        *,
+        event: UsageEvent | None = None,
+        outcome: Outcome | None = None,
+    ) -> None:
+        """`record` may be encoded still; then `event` and `outcome`, where they are known, spare decoding it. `at_us` None
+        is the moment of the record."""
         self.status = status
-        self.record = record
         self.policy = policy
-        self.effective_at_us = at_us
-        self.event = record.event
         self.stream_id = stream_id
         self.reservation_id: str | None = None
         """Names the reservation for `commit`, `release` and `extend`; None where nothing was reserved."""
+        if isinstance(record, Record):
+            self.record = record
+        else:
+            self._encoded = record
+        if at_us is not None:
+            self.effective_at_us = at_us
+        self.event = event if event is not None else _event_of(self.record)
+        self.outcome: Outcome = outcome if outcome is not None else self.record.result.outcome
 
-    @property
-    def outcome(self) -> Outcome:
-        return self.record.result.outcome
+    @cached_property
+    def record(self) -> Record:
+        """What the decision was made from, as the script keeps it."""
+        return decode_record(self._encoded)
+
+    @cached_property
+    def effective_at_us(self) -> int:
+        """When it was decided, in Unix microseconds: what its windows were selected by."""
+        return self.record.now_us
 
     @property
     def allowed(self) -> bool:
-        return self.record.result.outcome == "allow"
+        return self.outcome == "allow"
 
     @property
     def decision_id(self) -> str | None:
         """None for a dry run, which is not kept."""
         if not self.stream_id:
             return None
-        return decision_id_of(partition_of(self.record.customer_id), self.stream_id)
+        return decision_id_of(partition_of(self.event.customer_id), self.stream_id)
 
     @property
     def event_id(self) -> str:
@@ -217,6 +240,12 @@ class Denied(SpendgateError):
     def __init__(self, decision: Decision) -> None:
         super().__init__(decision.message)
         self.decision = decision
+
+
+def _event_of(record: Record) -> UsageEvent:
+    if record.event is None:
+        raise ValueError(f"a record of kind {record.kind!r} answers no event")
+    return record.event
 
 
 def limit_answer(line: LimitResult) -> dict[str, Any]:

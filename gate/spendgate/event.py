@@ -116,6 +116,8 @@ def usage_event(
 
 def check_id(field: str, value: object) -> None:
     """Raise InvalidEvent unless `value` is text of 1 to 256 bytes without control characters."""
+    if type(value) is str and 0 < len(value) <= MAX_ID_BYTES and value.isascii() and value.isprintable():
+        return  # nearly every id
     expected = f"text of 1 to {MAX_ID_BYTES} bytes without control characters"
     if not isinstance(value, str) or not value or len(value) > MAX_ID_BYTES:
         raise InvalidEvent(field, expected)
@@ -149,17 +151,18 @@ def _check_metadata(metadata: object) -> dict[str, MetadataValue]:
     if not isinstance(metadata, Mapping) or len(metadata) > MAX_METADATA_KEYS:
         raise InvalidEvent("metadata", f"a flat object of at most {MAX_METADATA_KEYS} keys")
     for key, value in metadata.items():
-        if not isinstance(key, str) or not key or len(_encoded("metadata", key)) > MAX_METADATA_KEY_BYTES:
+        if not isinstance(key, str) or not key or _size_bytes("metadata", key) > MAX_METADATA_KEY_BYTES:
             raise InvalidEvent("metadata", f"an object with keys of 1 to {MAX_METADATA_KEY_BYTES} bytes")
-        _check_metadata_value(f"metadata.{key}", value)
+        _check_metadata_value(key, value)
     return dict(metadata)
 
 
-def _check_metadata_value(field: str, value: object) -> None:
+def _check_metadata_value(key: str, value: object) -> None:
     if value is None or isinstance(value, bool):
         return
+    field = f"metadata.{key}"
     if isinstance(value, str):
-        if len(_encoded(field, value)) > MAX_METADATA_VALUE_BYTES:
+        if _size_bytes(field, value) > MAX_METADATA_VALUE_BYTES:
             raise InvalidEvent(field, f"text of at most {MAX_METADATA_VALUE_BYTES} bytes")
     elif isinstance(value, int):
         if abs(value) > MAX_NUMBER:
@@ -171,9 +174,11 @@ def _check_metadata_value(field: str, value: object) -> None:
         raise InvalidEvent(field, "text, a number, a boolean or null (metadata is flat)")
 
 
-def _encoded(field: str, text: str) -> bytes:
+def _size_bytes(field: str, text: str) -> int:
+    if text.isascii():
+        return len(text)
     try:
-        return text.encode()
+        return len(text.encode())
     except UnicodeEncodeError as exc:
         raise InvalidEvent(field, "valid Unicode text, without lone surrogates") from exc
 

@@ -32,8 +32,16 @@ def tag_of(partition: int) -> str:
     return f"sg:{{p{partition:03d}}}:"
 
 
+_TAGS: Final = tuple(map(tag_of, range(PARTITIONS)))
+
+
+def customer_tag(customer_id: str) -> str:
+    """Common prefix of all keys of a customer."""
+    return _TAGS[zlib.crc32(customer_id.encode()) % PARTITIONS]
+
+
 def counters_key(customer_id: str) -> str:
-    return f"{tag_of(partition_of(customer_id))}counters:{customer_id}"
+    return f"{customer_tag(customer_id)}counters:{customer_id}"
 
 
 def advice_key(customer_id: str) -> str:

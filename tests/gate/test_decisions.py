@@ -29,6 +29,27 @@ def test_a_retry_with_the_same_id_is_debited_once_and_gets_the_same_answer(house
     assert len([r for r in house.records() if r.kind == "decision"]) == 1
 
 
+def test_the_outcome_is_there_without_the_record_and_the_record_agrees_with_it(house):
+    house.contract(policy_of(quota(1000), rate()))
+    answers = [
+        house.decide(300, event_id="run-1"),
+        house.decide(300, event_id="run-1"),
+        house.decide(500),
+        house.decide(5000),
+    ]
+    assert [(a.outcome, a.allowed, a.status) for a in answers] == [
+        ("allow", True, "decided"),
+        ("allow", True, "duplicate"),
+        ("throttle", False, "decided"),
+        ("stop", False, "decided"),
+    ]
+    for answer in answers:
+        assert "record" not in vars(answer), "decoded although nobody asked for more than the outcome"
+        assert answer.record.result.outcome == answer.outcome
+        assert answer.record.event == answer.event
+    assert answers[0].effective_at_us == answers[0].record.now_us == answers[1].effective_at_us
+
+
 def test_the_same_id_with_other_content_is_a_conflict_and_does_nothing(house):
     house.contract(policy_of(quota()))
     house.decide(300, event_id="run-1", metadata={"model": "a"})
