@@ -62,8 +62,9 @@ def main() -> int:
                 rows.append(row)
         except Missing as missing:
             console.print(f"[yellow]left out {name}: {missing}[/yellow]")
+        # After each, so that a run that is broken off leaves what it has measured.
+        options.output.write_text(json.dumps([row.as_json() for row in rows], indent=2) + "\n", encoding="utf-8")
     print_table(console, rows)
-    options.output.write_text(json.dumps([row.as_json() for row in rows], indent=2) + "\n", encoding="utf-8")
     console.print(f"written to {options.output}")
     if not options.only and not options.quick:
         CHART.write_text(chart.draw(rows), encoding="utf-8")

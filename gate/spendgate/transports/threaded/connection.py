@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import ssl
+import struct
 from time import monotonic
 from typing import Any, Final
 
@@ -33,7 +35,8 @@ class Connection:
         self.connected_at = self._used_at = monotonic()
         self._socket = connected
         self._endpoint = endpoint
-        self._timeout_seconds = connected.gettimeout() or 0.0
+        self._set_timeout = _set_timeout_encrypted if isinstance(connected, ssl.SSLSocket) else _set_timeout
+        self._timeout_seconds = 0.0
         self._reader = hiredis.Reader()
         self._poll = select.poll()
         self._poll.register(connected, select.POLLIN)
@@ -97,7 +100,7 @@ class Connection:
             self._socket.sendall(command)
             executed = "unknown"
             return [self._read(deadline) for _ in range(replies)]
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             raise GateUnavailable(f"Redis at {self._endpoint} did not answer in time", executed) from None
         except (OSError, EOFError, hiredis.ProtocolError) as exc:
             raise GateUnavailable(f"no answer: the connection to Redis at {self._endpoint}: {exc}", executed) from exc
@@ -115,8 +118,21 @@ class Connection:
         """Let the next operation of the socket take no longer than until the deadline."""
         seconds = _remaining(deadline)
         if abs(seconds - self._timeout_seconds) > TOLERANCE_SECONDS:
-            self._socket.settimeout(seconds)
+            self._set_timeout(self._socket, seconds)
             self._timeout_seconds = seconds
+
+
+def _set_timeout(connected: socket.socket, seconds: float) -> None:
+    """By the kernel, whose sign of it is BlockingIOError: a timeout of Python's costs a poll before every operation."""
+    connected.settimeout(None)
+    limit = struct.pack("@ll", int(seconds), max(1, int(seconds % 1 * 1_000_000)))
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
+def _set_timeout_encrypted(connected: socket.socket, seconds: float) -> None:
+    """By Python, because an encrypted operation is several of the socket's."""
+    connected.settimeout(seconds)
 
 
 def _remaining(deadline: float) -> float:
