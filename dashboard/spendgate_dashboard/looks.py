@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import streamlit as st
 
@@ -32,6 +32,16 @@ OUTCOMES: Final = {
     "throttle": ("◐", "Wait", "throttled"),
     "stop": ("■", "Stopped", "stopped"),
 }
+RESERVATIONS: Final = {
+    "reserve": ("◷", "Reserved", "allowed"),
+    "commit": ("✓", "Committed", "allowed"),
+    "release": ("○", "Released", "muted"),
+    "expire": ("▲", "Expired", "warning"),
+    "extend": ("◷", "Extended", "allowed"),
+    "settle": ("✓", "Settled", "allowed"),
+}
+"""What was allowed under a reservation, by the mode of its record."""
+
 EVENT_KINDS: Final = {
     "stopped": ("■", "Stopped", "stopped"),
     "suspended": ("■", "Suspended", "stopped"),
@@ -64,6 +74,17 @@ def is_dark() -> bool:
 
 def colour(name: str) -> str:
     return (DARK if is_dark() else LIGHT)[name]
+
+
+def look_of(outcome: str, mode: str) -> tuple[str, str, str]:
+    """Glyph, word and tone of a decision, or of what became of a reservation."""
+    return RESERVATIONS[mode] if outcome == "allow" and mode in RESERVATIONS else OUTCOMES[outcome]
+
+
+def shown(row: dict[str, Any]) -> str:
+    """What a row of the list of decisions is, as a glyph and a word."""
+    glyph, word, _ = look_of(row["outcome"], row["mode"])
+    return f"{glyph} {word}"
 
 
 def named(table: dict[str, tuple[str, str, str]], key: str) -> str:

@@ -39,8 +39,11 @@ BACKLOG_MAX: Final = 1_000_000
 DEFAULT_SLOTS: Final = 8
 """Processes that may let pass a share of the outage allowances."""
 
-COMPARED_MAX: Final = 10_000
-"""Reservations of one customer, and counters of values, that are compared in one script."""
+COMPARED_RESERVATIONS_MAX: Final = 2_000
+"""Of one customer, compared in one script, which nobody else may wait for long: 20 to 40 ms at most."""
+
+COMPARED_VALUES_MAX: Final = 10_000
+"""Counters of limits with `per`, in the same script."""
 
 StreamEntries = list[tuple[int, str, bytes]]
 """(partition, stream id, value of the entry's first field)."""
@@ -170,7 +173,7 @@ class Control:
     async def repair_reserved(self, customer_id: str) -> Comparison:
         """Compare what counters hold for reservations with those that are open, and put a difference right, atomically.
         Idempotent."""
-        reply = await self._write(REPAIR_RESERVED, customer_id, [COMPARED_MAX])
+        reply = await self._write(REPAIR_RESERVED, customer_id, [COMPARED_RESERVATIONS_MAX, COMPARED_VALUES_MAX])
         return Comparison(reply[0].decode(), *reply[2:])
 
     async def not_open(self, reservations: Sequence[tuple[str, str]]) -> list[tuple[int, int] | None]:

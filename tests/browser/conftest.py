@@ -27,6 +27,11 @@ def product(tmp_path_factory):
     running.contract("stopped-one", name="Stopped One", plan="starter", caps={"tokens.output": 1000, "ai_agent_run": 5})
     running.decide("stopped-one", 1000)
     running.denied = running.decide("stopped-one", 7)
+    running.contract("reserving", name="Reserving", plan="starter", caps={"tokens.output": 10_000})
+    running.reserved, kept = (running.reserve("reserving", quantity) for quantity in (1200, 700))
+    ending = f"/v1/reservations/{running.reserved['reservation_id']}/commit"
+    running.ended = running.post(ending, {"quantity": 950}, "DECIDE").json()
+    assert kept["decision"] == "allow"
     running.wait_until_relayed()
     yield running
     assert running.stop() == 0, running.log.read_text()

@@ -10,11 +10,14 @@ PAGES = {
     "customer": "/customer?customer=stopped-one",
     "events": "/events",
     "trace": "/trace?id={trace}",
+    "reservation": "/trace?id={reserved}",
+    "end": "/trace?id={ended}",
 }
 
 
 def path(product, name):
-    return PAGES[name].format(trace=product.denied["decision_id"])
+    ids = {"reserved": product.reserved["decision_id"], "ended": product.ended["decision_id"]}
+    return PAGES[name].format(trace=product.denied["decision_id"], **ids)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,24 @@ def test_the_trace_says_what_the_api_says(product, screen):
     text = table.inner_text()
     for shown in ("output-month ← decided", "7 tokens", "1,000 tokens", "■ does not fit"):
         assert shown in text
+
+
+def test_a_reservation_and_its_end_lead_to_each_other(product, screen):
+    screen.open(path(product, "reservation"))
+    for shown in ("Reserved", "1,200 tokens.output", "950 tokens.output", "committed"):
+        screen.see(shown)
+    screen.page.get_by_role("link", name="How it ended").click()
+    screen.see("Limits afterwards")
+    screen.see("What was really used is debited")
+    screen.page.get_by_role("link", name="The decision that reserved").click()
+    screen.see("Used before")
+
+
+def test_open_reservations_are_on_the_customers_page(product, screen):
+    screen.open("/customer?customer=reserving")
+    screen.see("Open reservations")
+    screen.see("700 tokens.output")
+    screen.see("1 open")
 
 
 def test_a_deep_link_survives_a_reload_and_an_unknown_id_is_told(product, screen):

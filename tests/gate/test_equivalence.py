@@ -357,10 +357,10 @@ class Equivalence(RuleBasedStateMachine):
     @rule()
     def compare_reserved(self):
         """Whatever happened: what counters hold adds up to the reservations that are open. Twice, there is nothing to do."""
-        reply = self.execute(scripts.REPAIR_RESERVED, 1000)
+        reply = self.execute(scripts.REPAIR_RESERVED, 1000, 1000)
         if not self.broken:
             assert reply[0] == b"agrees", decode_record(self.model.outbox[TAG][-1][1]).repaired
-        assert self.execute(scripts.REPAIR_RESERVED, 1000)[0] == b"agrees"
+        assert self.execute(scripts.REPAIR_RESERVED, 1000, 1000)[0] == b"agrees"
         self.broken = False
 
     @precondition(lambda self: self.customer.counters or self.customer.open)

@@ -84,6 +84,12 @@ class Product:
         assert response.status_code == 200, response.text
         return response.json()
 
+    def reserve(self, customer: str, quantity: int, meter: str = "tokens.output", **fields) -> dict:
+        event = {"customer_id": customer, "meter": meter, "quantity": quantity} | fields
+        response = self.post("/v1/reservations", event, "DECIDE")
+        assert response.status_code == 200, response.text
+        return response.json()
+
     def contract(self, customer: str, **terms) -> None:
         """What somebody clicks in UsageBox; returns when the gate knows."""
         response = self.sandbox.put(f"/sandbox/v1/customers/{customer}", json=terms)

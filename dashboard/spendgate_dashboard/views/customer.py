@@ -7,10 +7,11 @@ from typing import Any
 
 import streamlit as st
 
+from spendgate_dashboard import reservations
 from spendgate_dashboard.charts import CONFIG, burn_chart
 from spendgate_dashboard.formats import ago, exact, instant, percent, utc, within
 from spendgate_dashboard.frame import api, banner, live
-from spendgate_dashboard.looks import OUTCOMES, STATES, colour, named
+from spendgate_dashboard.looks import STATES, colour, named, shown
 from spendgate_dashboard.override_dialog import open_override_dialog, revoke_button
 
 RANGES = {
@@ -87,6 +88,7 @@ def _rest(customer_id: str) -> None:
     with right:
         _overrides(customer)
         _flags(customer)
+    reservations.show_open(customer_id)
     _decisions(customer_id)
 
 
@@ -175,6 +177,8 @@ def _allows(line: dict[str, Any]) -> str:
         return f"{exact(line['limit'], line['unit'])} in one event" + (f" ({line['field']})" if line["field"] else "")
     if line["kind"] == "credits":
         return f"{exact(line['limit'], line['unit'])} granted"
+    if line["kind"] == "concurrency":
+        return f"{exact(line['limit'], line['unit'])} open at once"
     billed = " included, then billed" if line["limit"] is None else ""
     return f"{exact(line['cap'], line['unit'])}{billed} per {line['period']}"
 
@@ -182,9 +186,12 @@ def _allows(line: dict[str, Any]) -> str:
 def _used(line: dict[str, Any]) -> str:
     if line["kind"] in ("rate", "per_event"):
         return "–"
+    if line["kind"] == "concurrency":
+        return f"{line['reserved']:,} open"
     used = line["used"] + line["external"]
     limit = line["limit"] if line["limit"] is not None else line["cap"]
-    return f"{exact(used, line['unit'])} ({percent(used, limit)})"
+    held = f", {exact(line['reserved'], line['unit'])} reserved" if line["reserved"] else ""
+    return f"{exact(used, line['unit'])} ({percent(used, limit)}){held}"
 
 
 def _books(customer: dict[str, Any]) -> None:
@@ -261,11 +268,9 @@ def _decisions(customer_id: str) -> None:
     picked = st.dataframe(
         {
             "When": [ago(instant(row["at"])) for row in rows],
-            "Decision": [named(OUTCOMES, row["outcome"]) for row in rows],
+            "Decision": [shown(row) for row in rows],
             "Why": [row["message"] for row in rows],
-            "Asked": [
-                ", ".join(f"{quantity:,} {meter}" for meter, quantity in row["quantities"].items()) for row in rows
-            ],
+            "Quantity": [reservations.quantities_text(row["quantities"]) for row in rows],
             "Limit": [row["limit_id"] or "" for row in rows],
             "Id": [row["decision_id"] for row in rows],
         },

@@ -10,7 +10,7 @@ import streamlit as st
 
 from spendgate_dashboard.formats import ago, instant, safe_cell, utc
 from spendgate_dashboard.frame import api, banner, live
-from spendgate_dashboard.looks import EVENT_KINDS, OUTCOMES, named
+from spendgate_dashboard.looks import EVENT_KINDS, named, shown
 
 OUTCOME_FILTERS = {"all": None, "allowed": "allow", "wait": "throttle", "stopped": "stop", "limit events": "events"}
 NEWEST = 200
@@ -77,7 +77,7 @@ def _newest(outcome: str | None, customer: str | None, reason: str | None) -> li
     rows: list[dict[str, Any]] = []
     if outcome != "events":
         page = api().get("/v1/decisions", limit=NEWEST, outcome=outcome, customer_id=customer, reason=reason)
-        rows += [row | {"what": named(OUTCOMES, row["outcome"])} for row in page["items"]]
+        rows += [row | {"what": shown(row)} for row in page["items"]]
     if outcome in (None, "events") and reason is None:
         page = api().get("/v1/guardrail-events", limit=NEWEST, customer_id=customer)
         rows += [row | {"what": named(EVENT_KINDS, row["kind"]), "count": 1} for row in page["items"]]

@@ -6,9 +6,11 @@ from typing import Any
 
 import streamlit as st
 
+from spendgate_dashboard import reservations
 from spendgate_dashboard.formats import ago, exact, instant, utc
 from spendgate_dashboard.frame import api, banner, live
-from spendgate_dashboard.looks import OUTCOMES, STATES, colour, named
+from spendgate_dashboard.looks import STATES, colour, look_of, named
+from spendgate_dashboard.repair import show_repair
 
 RESULTS = {"pass": "✓ fits", "deny": "■ does not fit", "not_applicable": "– not concerned"}
 
@@ -35,12 +37,16 @@ def show() -> None:
 def _trace(decision_id: str) -> None:
     decision = api().get(f"/v1/decisions/{decision_id}")
     banner(api().get("/v1/summary"))
+    if decision["kind"] == "repair":
+        show_repair(decision_id)
+        return
     if "decision_trace" not in decision:
         further = "further denials of one rule within one second; it has no single event."
         counted = f" This entry stands for {decision['count']:,} {further}" if decision["kind"] == "denials" else ""
         st.info(f"{decision['message']}{counted}")
         return
-    glyph, word, tone = OUTCOMES[decision["decision"]]
+    trace = decision["decision_trace"]
+    glyph, word, tone = look_of(decision["decision"], trace["mode"])
     message = decision["reason"]["message"].replace("<", "&lt;")
     st.html(f'<div class="sg-say" style="--sg: {colour(tone)}">{glyph} <b>{word}</b> {message}</div>')
     if decision["unblock"]:
@@ -51,8 +57,8 @@ def _trace(decision_id: str) -> None:
             icon="⚠️",
         )
     st.caption(f"`{decision_id}` · {utc(instant(decision['effective_at']))} ({ago(instant(decision['effective_at']))})")
-    trace = decision["decision_trace"]
-    _checks(trace)
+    reservations.show_one(decision, trace)
+    _checks(decision, trace)
     left, right = st.columns(2)
     with left:
         _inputs(decision, trace)
@@ -67,8 +73,9 @@ def _trace(decision_id: str) -> None:
     )
 
 
-def _checks(trace: dict[str, Any]) -> None:
-    st.subheader("Checks")
+def _checks(decision: dict[str, Any], trace: dict[str, Any]) -> None:
+    ended = decision["kind"] == "finish"
+    st.subheader("Limits afterwards" if ended else "Checks")
     lines = trace["limits"]
     if not lines:
         st.info("No limit was in force: the decision was made before limits are looked at, or the plan has none.")
@@ -83,10 +90,17 @@ def _checks(trace: dict[str, Any]) -> None:
             ],
             "Limit": [line["id"] + (" ← decided" if line["id"] == trace["deciding_limit"] else "") for line in lines],
             "Kind": [line["kind"].replace("_", " ") for line in lines],
-            "Asked": [exact(line["amount"], line["unit"]) if line["amount"] else "–" for line in lines],
-            "Used before": [
+            "Debited" if ended else "Asked": [
+                exact(line["amount"], line["unit"]) if line["amount"] else "–" for line in lines
+            ],
+            "Used" if ended else "Used before": [
                 exact(line["used"], line["unit"]) if line["kind"] != "per_event" else "–" for line in lines
             ],
+            **(
+                {"Reserved": [exact(line["reserved"], line["unit"]) if line["reserved"] else "–" for line in lines]}
+                if ended or any(line["reserved"] for line in lines)
+                else {}
+            ),
             "Outside the gate": [exact(line["external"], line["unit"]) if line["external"] else "–" for line in lines],
             "Limit value": [exact(line["limit"], line["unit"]) for line in lines],
             "Left after": [

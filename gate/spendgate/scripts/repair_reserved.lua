@@ -1,6 +1,6 @@
 -- Compares what counters hold for reservations with the reservations that are open, and repairs a difference: nobody is
 -- stopped by one that is no more. It looks and writes in one step, so nothing comes between; twice, it does nothing.
--- KEYS: counters of the customer.  ARGV: tag, customer id, how many reservations and counters of values at most.
+-- KEYS: counters of the customer.  ARGV: tag, customer id, how many reservations at most, how many counters of values.
 -- Answers {agrees | repaired | too_many, stream id, reservations open, overdue, units that were wrong}.
 local about, reservations, events, per = use('customer'), use('reservations'), use('events'), use('per')
 local call, floor = redis.call, math.floor
@@ -160,11 +160,11 @@ local function apply(customer, difference)
 end
 
 return answer(function()
-  local tag, customer_id, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
+  local tag, customer_id, reservations_max, values_max = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
   local meta, now_seconds, now_us = about.meta(tag), about.clock()
   local customer = about.read(tag, customer_id, meta, now_seconds, now_us)
   local count = reservations.count(customer)
-  if count > most then
+  if count > reservations_max then
     return { 'too_many', '', count, 0, 0 }
   end
   local open, overdue = reservations.all(customer), 0
@@ -188,7 +188,7 @@ return answer(function()
   for key in pairs(hashes) do
     values = values + call('HLEN', key)
   end
-  if values > most then
+  if values > values_max then
     return { 'too_many', '', count, overdue, 0 }
   end
   for _, hash in pairs(hashes) do
