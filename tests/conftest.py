@@ -21,6 +21,12 @@ os.environ.setdefault("SPENDGATE_DECISION_DEADLINE_MS", "5000")
 """A busy machine is no outage: processes that tests start wait as long as their tests do."""
 
 
+@pytest.fixture(autouse=True)
+def patient_journal(monkeypatch) -> None:
+    """Nor is a busy disk a slow one."""
+    monkeypatch.setattr("spendgate.outage.JOURNAL_SECONDS", 20)
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory) -> Iterator[str]:
     """URL of a Redis that lives as long as the test session."""

@@ -189,7 +189,9 @@ def test_what_was_let_pass_survives_the_process(site):
     site.prepare()
     program = """
         import os, signal, sys
+        import spendgate.outage
         from spendgate import GateUnavailable, SyncGate
+        spendgate.outage.JOURNAL_SECONDS = 20
         gate = SyncGate.from_url(sys.argv[1], timeout_seconds=5, journal=sys.argv[2])
         assert gate.outage.wait_for_care(20)
         gate.decide("acme", "tokens", 100)
