@@ -17,6 +17,7 @@ import clients
 import enforcement
 import growth
 import http_api
+import interleavings
 import latency
 import redis_cpu
 import relay
@@ -24,8 +25,6 @@ import rivals
 from measure import Missing, Row
 from rich.console import Console
 from rich.table import Table
-
-import interleavings
 
 MODULES = {
     "clients": clients.measure,

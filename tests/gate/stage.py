@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import redis
-
 from interleavings import told_scripts
+
 from spendgate import SyncGate
 from spendgate.control import FIRST_GENERATION
 from spendgate.keys import SIGNING_KEY, counters_key, partition_of, tag_of

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
-
 from interleavings import Broken, Player, told_scripts
 from mutants import MUTANTS
+
 from redis_servers import SERVER_NAMES, find_redis_servers, start_redis, stop
 from requirements import require
 

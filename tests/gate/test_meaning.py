@@ -183,6 +183,21 @@ def test_behind_a_mirror_that_is_too_old_each_limit_lets_its_allowance_pass(stag
     assert stage.decide("acme", "tokens", 1).reason == "mirror_stale"
 
 
+# Floors --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_with_no_more_than_its_floor_left_stops_the_customer_and_the_rest_may_be_used(stage):
+    stage.contract("acme", policy_of(quota(100, floor=5), credits_limit(floor=50)), granted_micro_credits=1100)
+    assert stage.decide("acme", "tokens", 94).customer_state == "ok"
+    assert stage.decide("acme", "tokens", 1).customer_state == "stopped"
+    last = stage.decide("acme", "tokens", 5)
+    assert (last.outcome, last.customer_state) == ("allow", "stopped")
+    stage.clock.advance(days=1)
+    assert stage.snapshot("acme").customer_state == "ok", "another day; 100 micro-credits are left"
+    assert stage.decide("acme", "tokens", 4).customer_state == "ok"
+    assert stage.decide("acme", "tokens", 1).customer_state == "stopped"
+
+
 # Shadow --------------------------------------------------------------------------------------------------------------
 
 

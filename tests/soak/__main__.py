@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "support")]
 
 import workers  # noqa: E402  (its folders are on the path only now)
+
 from redis_servers import find_redis_servers, start_redis, stop  # noqa: E402
 
 STEPS = 2_000_000
