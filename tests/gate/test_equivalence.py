@@ -363,10 +363,8 @@ class Equivalence(RuleBasedStateMachine):
         assert self.execute(scripts.REPAIR_RESERVED, 1000, 1000)[0] == b"agrees"
         self.broken = False
 
-    @precondition(lambda self: self.customer.counters or self.customer.open)
-    @rule(
-        index=st.integers(0, 20), reserved=made.SMALL, lost=st.sampled_from(["nothing", "nothing", "end", "calendar"])
-    )
+    @precondition(lambda self: self.customer.counters or self.customer.per or self.customer.open)
+    @rule(index=st.integers(0, 20), reserved=made.SMALL, lost=st.sampled_from(["nothing", "value", "end", "calendar"]))
     def something_breaks(self, index, reserved, lost):
         """A counter, the end of a reservation, or the calendar of the sweep, in both alike."""
         customer, self.broken = self.customer, True
@@ -377,6 +375,16 @@ class Equivalence(RuleBasedStateMachine):
             counter = msgspec.structs.replace(customer.counters[field], **{name: reserved})
             customer.counters[field] = counter
             self.client.hset(KEY, field, counter.encode())
+        values = sorted(
+            (place, value) for place, each in customer.per.items() if "rate" not in place[0] for value in each
+        )
+        if values and lost == "value":
+            (field, start), value = values[index % len(values)]
+            counter = customer.per[field, start][value]
+            name, reserved = ("open", reserved + 1) if field.startswith("concurrency") else ("reserved", reserved)
+            counter = msgspec.structs.replace(counter, **{name: reserved})
+            customer.per[field, start][value] = counter
+            self.client.hset(f"{TAG}per:{field}:{start}:{CUSTOMER}", value, counter.encode())
         if customer.ends and lost == "end":
             event_id = sorted(customer.ends)[index % len(customer.ends)]
             del customer.ends[event_id]

@@ -9,7 +9,7 @@ import pytest
 
 from house import credits_limit, policy_of, quota
 from spendgate.keys import counters_key, partition_of, tag_of
-from spendgate.limits import Concurrency, OpenCounter, PeriodCounter, WalletCounter
+from spendgate.limits import Concurrency, OpenCounter, PeriodCounter, WalletCounter, Weight
 from spendgate.policy import ReservationTerms
 from spendgate.state import Standing
 
@@ -271,3 +271,12 @@ def test_overdue_ones_are_counted(house):
     house.redis.hset(key, "late", raw[:18] + (1).to_bytes(7, "big") + raw[25:])
     house.redis.zadd(f"{TAG}ends:acme", {"late": 1 + 30_000_000})
     assert repair(house).overdue == 1
+
+
+def test_what_costs_nothing_holds_nothing(house):
+    """A wallet that was never charged has no counter, and needs none."""
+    free = msgspec.structs.replace(credits_limit(), weights=(Weight("tokens", "*", 0),))
+    house.contract(policy_of(free), granted_micro_credits=1000)
+    reserve(house, 100)
+    assert house.redis.hget(KEY, "credits:wallet") is None
+    assert repair(house).status == "agrees"

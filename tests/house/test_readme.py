@@ -52,6 +52,8 @@ def asked(stack) -> str:
 def test_asking_over_http(asked):
     assert '"decision":"allow"' in asked
     assert '"event_id":"run-4711"' in asked
+    assert '"status":"committed"' in asked
+    assert '"committed":{"tokens.output":950}' in asked
 
 
 @pytest.mark.parametrize(("number", "printed"), [(0, "allow"), (1, "committed"), (2, "False")])

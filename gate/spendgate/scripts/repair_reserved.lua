@@ -40,8 +40,9 @@ local function expected_of(customer, open)
     ends[reservation.event_id] = reservation.deadline_us + reservations.grace(view)
     for _, rule in ipairs(view.limits) do
       local amount = HOLDS[rule[1]] and events.amount_of(reservation.quantities, rule[3]) or 0
-      if amount > 0 and events.applies(rule[7], reservation.metadata) then
-        local units = use(rule[1]).held(rule, amount, reservation)
+      local concerned = amount > 0 and events.applies(rule[7], reservation.metadata)
+      local units = concerned and use(rule[1]).held(rule, amount, reservation) or 0
+      if units > 0 then
         if rule[8] then
           local hash, value = hash_of(customer, hashes, rule, at), events.text_of(reservation.metadata[rule[8]]) or ''
           if hash then
