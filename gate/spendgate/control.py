@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 import msgspec
@@ -190,12 +190,11 @@ class Control:
             for there, meta in zip(replies[::2], replies[1::2], strict=True)
         ]
 
-    async def customers_with_counters(self, cursor: int, count: int) -> tuple[int, list[str]]:
-        """About `count` keys' worth of customers that anything was ever counted for, from a cursor on (0: from the
-        start), and the next cursor, 0 at the end. One who is there all the time is found; some may come twice."""
-        found: tuple[int, list[Any]] = await self._redis.scan(cursor, match="sg:{p*}:counters:*", count=count)
-        following, keys = found
-        return following, [key.decode().split(":counters:", 1)[1] for key in keys]
+    async def customers_with_counters(self, count: int) -> AsyncGenerator[str, None]:
+        """Customers that anything was ever counted for, on all nodes, by scans of `count` keys. One who is there all the
+        time is found; some may come twice."""
+        async for key in self._redis.scan_iter(match="sg:{p*}:counters:*", count=count):
+            yield key.decode().split(":counters:", 1)[1]
 
     async def mark_mirrored(self, at_us: int) -> None:
         """Note that policy state was compared with its source at this instant."""

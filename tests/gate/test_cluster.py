@@ -14,7 +14,7 @@ from requirements import require
 from spendgate import Gate, SyncGate
 from spendgate.control import STREAM_START, Control
 from spendgate.event import usage_event
-from spendgate.keys import PARTITIONS, partition_of
+from spendgate.keys import PARTITIONS, counters_key, partition_of
 from spendgate.policy import ReservationTerms
 from spendgate.record import decode_record
 from spendgate.state import Override
@@ -96,6 +96,23 @@ def test_reservations_are_ended_and_swept_on_every_node(control, gate, run):
         assert (snapshot.limits()[0].used, snapshot.limits()[0].reserved) == (20, 0)
     ends = Counter(record.mode for record in read_records(control, run) if record.kind == "finish")
     assert ends == {"extend": len(CUSTOMERS), "commit": len(CUSTOMERS), "expire": len(CUSTOMERS)}
+
+
+def test_counters_are_compared_with_reservations_on_every_node(control, gate, run):
+    for customer in CUSTOMERS:
+        run(control.put_state(customer, state_of(POLICY), POLICY))
+        run(gate.submit(usage_event(customer, "tokens", 30, event_id="run"), mode="reserve", lifetime_seconds=600))
+        run(control.redis.hdel(counters_key(customer), "quota:tokens-day"))
+
+    async def found():
+        return [customer async for customer in control.customers_with_counters(10)]
+
+    assert set(run(found())) == set(CUSTOMERS)
+    for customer in CUSTOMERS:
+        assert run(control.repair_reserved(customer)).units == 30
+    assert run(control.not_open([(customer, "run") for customer in CUSTOMERS])) == [None] * len(CUSTOMERS)
+    places = run(control.not_open([(customer, "other") for customer in CUSTOMERS]))
+    assert all(sequence >= 2 for _, sequence in places)
 
 
 def test_the_writing_side_and_its_streams_reach_every_node(control, gate, run):

@@ -8,14 +8,14 @@ has no more, is lost, and its customer is compared at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from typing import Final
 
 import msgspec
 import structlog
 
 from spendgate.control import Comparison, Control
-from spendgate.errors import GateUnavailable, NotPrepared, WrongPolicy
+from spendgate.errors import NotPrepared, WrongPolicy
 from spendgate.keys import partition_of
 from spendgate_daemon.relays.metrics import (
     REPAIRED_UNITS,
@@ -31,7 +31,6 @@ from spendgate_daemon.store import Store
 from spendgate_daemon.store.decisions import StoredDecision
 
 KEYS_PER_SCAN: Final = 1_000
-SCANS_PER_RUN: Final = 20
 CUSTOMERS_PER_RUN: Final = 1_000
 """So a run costs Redis some ten milliseconds, in small steps; the next one goes on from there."""
 
@@ -58,64 +57,66 @@ class _Sums(msgspec.Struct):
 class ReservedCheck:
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._cursor = 0
+        self._round: AsyncGenerator[str, None] | None = None
         self._sums = _Sums()
 
     async def run_once(self) -> int:
-        """Compare the next customers, at most about CUSTOMERS_PER_RUN; how many were repaired."""
-        repaired = 0
-        compared = 0
-        for _ in range(SCANS_PER_RUN):
-            self._cursor, found = await self._control.customers_with_counters(self._cursor, KEYS_PER_SCAN)
-            customers = list(dict.fromkeys(found))
-            repaired += await self.compare(customers)
-            compared += len(customers)
-            if not self._cursor:
-                self._tell_round()
-                break
-            if compared >= CUSTOMERS_PER_RUN:
-                break
-        return repaired
+        """Compare the next customers, at most CUSTOMERS_PER_RUN; how many were repaired. A run that fails ends its round,
+        and the next one begins another."""
+        going, self._round = self._round, None
+        if going is None:
+            going, self._sums = self._control.customers_with_counters(KEYS_PER_SCAN), _Sums()
+        try:
+            customers = [customer_id async for customer_id in _first(going, CUSTOMERS_PER_RUN)]
+            compared = await self.compare(customers)
+        except BaseException:
+            await going.aclose()
+            raise
+        self._sums.open += sum(each.open for each in compared)
+        self._sums.overdue += sum(each.overdue for each in compared)
+        self._sums.too_many += sum(each.status == "too_many" for each in compared)
+        if len(customers) < CUSTOMERS_PER_RUN:
+            self._tell_round()
+        else:
+            self._round = going
+        return sum(each.status == "repaired" for each in compared)
 
-    async def compare(self, customer_ids: Iterable[str]) -> int:
-        """Compare these customers now; how many were repaired."""
-        waiting = list(customer_ids)
-        repaired = 0
+    async def compare(self, customer_ids: Iterable[str]) -> list[Comparison]:
+        """Compare these customers now, those left out that can't be."""
+        waiting = list(dict.fromkeys(customer_ids))
+        compared: list[Comparison] = []
         for start in range(0, len(waiting), AT_ONCE):
             part = waiting[start : start + AT_ONCE]
-            for customer_id, done in zip(part, await asyncio.gather(*map(self._compare, part)), strict=True):
-                repaired += self._count(customer_id, done)
-        return repaired
+            compared += [each for each in await asyncio.gather(*map(self._compare, part)) if each is not None]
+        return compared
 
     async def _compare(self, customer_id: str) -> Comparison | None:
         """None where it can't be done: one customer whose policy is gone must not hold up the others."""
         try:
-            return await self._control.repair_reserved(customer_id)
-        except GateUnavailable:
-            raise
+            done = await self._control.repair_reserved(customer_id)
         except (WrongPolicy, NotPrepared) as exc:
             UNREADABLE.inc()
             _log.warning("reservations can't be compared", customer_id=customer_id, error=str(exc))
             return None
-
-    def _count(self, customer_id: str, done: Comparison | None) -> bool:
-        if done is None:
-            return False
-        self._sums.open += done.open
-        self._sums.overdue += done.overdue
-        self._sums.too_many += done.status == "too_many"
-        if done.status != "repaired":
-            return False
-        REPAIRS.inc()
-        REPAIRED_UNITS.inc(done.units)
-        _log.error("reservations did not add up", customer_id=customer_id, units=done.units, open=done.open)
-        return True
+        if done.status == "repaired":
+            REPAIRS.inc()
+            REPAIRED_UNITS.inc(done.units)
+            _log.error("reservations did not add up", customer_id=customer_id, units=done.units, open=done.open)
+        return done
 
     def _tell_round(self) -> None:
         RESERVATIONS_OPEN.set(self._sums.open)
         RESERVATIONS_OVERDUE.set(self._sums.overdue)
         UNCOMPARED.set(self._sums.too_many)
-        self._sums = _Sums()
+
+
+async def _first(ids: AsyncGenerator[str, None], most: int) -> AsyncIterator[str]:
+    """At most as many; the others stay where they are."""
+    for _ in range(most):
+        try:
+            yield await anext(ids)
+        except StopAsyncIteration:
+            return
 
 
 class LostReservations:
