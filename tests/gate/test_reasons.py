@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import re
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,13 +13,15 @@ import pytest
 
 import spendgate
 from house import DENY_UNKNOWN, credits_limit, per_event, policy_of, quota, rate
-from spendgate.limits import Concurrency
+from spendgate.calls import settle_arguments
+from spendgate.limits import Concurrency, OpenCounter
 from spendgate.local_time import local_text
+from spendgate.outage import Outage
 from spendgate.policy import ReservationTerms
 from spendgate.reasons import REASONS
-from spendgate.script import PUT_EXTERNAL
+from spendgate.script import PUT_EXTERNAL, REPAIR_RESERVED, SETTLE
 from spendgate.state import Override
-from spendgate.testing import FakeGate
+from spendgate.testing import FakeGate, SyncMemoryTransport
 from spendgate.testing.fake import START
 from spendgate.testing.memory import tag_of
 from spendgate.window import calendar_window
@@ -27,6 +30,9 @@ HOUR_US = 3_600_000_000
 ROOT = Path(spendgate.__file__).parent
 OUTCOMES = ("allow", "throttle", "stop")
 ENDS = {"committed", "released", "extended", "expired", "expired_committed"}
+IN_AN_OUTAGE = {"allowed_in_outage", "outage"}
+"""Given by a process by itself."""
+
 RUNS = Concurrency("open-runs", ("tokens",), 1)
 
 
@@ -129,6 +135,34 @@ def reset():
     return gate
 
 
+def in_an_outage(quantity):
+    gate = known(quota(10, outage_allowance=8))
+    with tempfile.TemporaryDirectory() as folder:
+        gate.outage = Outage(Path(folder), lambda: SyncMemoryTransport(gate.redis), gate._policies)
+        assert gate.outage.wait_for_care(20)
+        assert ask(gate).allowed
+        gate.transport.down = True
+        decision = ask(gate, quantity)
+        gate.outage.close()
+    return decision
+
+
+def settled():
+    gate = known(quota())
+    event = spendgate.usage_event("acme", "tokens", 5)
+    digest = gate.redis.customer("acme").state.policy
+    gate.redis.run(SETTLE, settle_arguments(event, start_us(), digest, "journal", 1))
+    return gate
+
+
+def repaired():
+    gate = known(RUNS)
+    gate.redis.customer("acme").counters["concurrency:open-runs"] = OpenCounter(1)
+    tag = tag_of(spendgate.keys.partition_of("acme"))
+    gate.redis.run(REPAIR_RESERVED, [tag, "acme", 100, 100])
+    return gate
+
+
 GIVEN = {
     "allowed": lambda: ask(known(quota())),
     "allowed_by_override": let_pass,
@@ -153,6 +187,10 @@ GIVEN = {
     "extended": lambda: ended("extend", 600),
     "expired": lambda: overdue("release"),
     "expired_committed": lambda: overdue("commit"),
+    "allowed_in_outage": lambda: in_an_outage(1),
+    "outage": lambda: in_an_outage(2),
+    "settled": settled,
+    "repaired": repaired,
     "external": outside_the_gate,
     "standing": reset,
 }
@@ -200,6 +238,7 @@ HELPS = {
     "mirror_stale": "run the daemon and look at its connection to the billing system; it passes again once the data is "
     "fresh",
     "event_too_large": "lower context_window to at most 8,000",
+    "outage": "try again in a moment; if it lasts, look at Redis",
 }
 
 
@@ -245,13 +284,13 @@ def test_every_code_in_the_table_can_be_given():
 
 
 def test_every_code_that_the_scripts_give_is_in_the_table():
-    assert codes_in_scripts() == set(REASONS)
+    assert codes_in_scripts() | {"settled"} == set(REASONS) - IN_AN_OUTAGE
 
 
 def test_every_code_of_the_definition_is_in_the_table():
     codes = codes_in_definition()
     assert codes < set(REASONS)
-    assert set(REASONS) - codes == ENDS | {"external", "standing"}
+    assert set(REASONS) - codes == ENDS | IN_AN_OUTAGE | {"settled", "repaired", "external", "standing"}
 
 
 def test_no_sentence_for_lists_has_a_number_to_fill_in():

@@ -81,7 +81,7 @@ local function decide()
   if remembered then
     return use('duplicates').answer_again(customer, remembered, identity, fingerprint, mode, event, event_raw)
   end
-  if not dry_run and meta[2] - meta[3] >= 0 then
+  if not dry_run and meta[3] and meta[2] - meta[3] >= 0 then
     refuse('backlog_full')
   end
   local reservation = nil

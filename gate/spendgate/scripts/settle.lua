@@ -36,7 +36,7 @@ return answer(function()
     return done(known == fingerprint and 'known' or 'conflict', epoch .. '-' .. string.format('%.0f', seq))
   end
 
-  if meta[2] - meta[3] >= 0 then
+  if meta[3] and meta[2] - meta[3] >= 0 then
     refuse('backlog_full')
   end
   local event = cmsgpack.unpack(event_raw)
