@@ -178,6 +178,17 @@ def test_nothing_passes_without_a_slot(site):
         assert spend(second, 1)[0].reason == "outage"
 
 
+def test_redis_decides_again_even_where_its_slots_are_gone(site):
+    site.prepare()
+    gate = site.gate()
+    site.redis.delete("sg:slots")
+    while not gate.outage.is_open:
+        gate.outage.failed(GateUnavailable("Redis was stopped", "no"))
+    assert gate.outage.wait_for_care(CARE_SECONDS)
+    assert not gate.outage.is_open
+    assert not spend(gate)[0].degraded
+
+
 def test_the_number_of_slots_stays(site):
     site.prepare(slots=4)
     with pytest.raises(NotPrepared, match="4 slots"):

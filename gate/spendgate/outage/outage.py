@@ -271,7 +271,10 @@ class Outage:
             self._failures = 0
             self._settle(transport, self._book)
             self._settle_of_the_dead(transport)
-        except (GateUnavailable, ScriptFailed, NotPrepared):
+        except (ScriptFailed, NotPrepared):
+            self._failures = 0  # Redis answers: events are its matter again, whatever is wrong with slots or a journal
+            return SETTLE_SECONDS
+        except GateUnavailable:
             return PROBE_SECONDS if self.is_open else SETTLE_SECONDS
         return SETTLE_SECONDS if self._book.unsettled else RENEW_SECONDS
 
