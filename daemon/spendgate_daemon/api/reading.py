@@ -60,7 +60,7 @@ def refuse_unknown(value: Mapping[str, Any], known: frozenset[str], path: str = 
     for name in value:
         if name not in known:
             shown = f"{path}{name}"[:100]
-            raise invalid(shown, f"absent: it is no field here; known are {', '.join(sorted(known))}")
+            raise invalid(shown, f"absent: it is no field here; known are {', '.join(sorted(known)) or 'none'}")
 
 
 def read_event(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Final
 
 import msgspec
 from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from spendgate.limits.result import LimitResult
 from spendgate.local_time import local_text
@@ -53,12 +53,9 @@ def _print(found: Replay) -> None:
     console, record = Console(soft_wrap=True, highlight=False), found.record
     for name, value in _facts(found).items():
         console.print(f"[dim]{name:<12}[/] {escape(value)}")
-    if found.lines:
-        used = "used before" if found.decision is not None else "used after"
-        table = Table("limit", "result", "asked", used, "reserved", "outside", "limit value", "left", "resets")
-        for line in found.lines:
-            table.add_row(*map(escape, _cells(line, found.policy.timezone)))
-        Console().print(table)
+    for line in found.lines:
+        told = " · ".join(_told(line, found.policy.timezone, ended=found.decision is None))
+        console.print(f"[dim]{'limit':<12}[/] {escape(_name(line))}: {escape(told)}")
     if found.agrees:
         console.print(f"[green]✓ The definition (engine {record.engine}) decides the same.[/]")
         return
@@ -102,20 +99,24 @@ def _quantities(quantities: dict[str, int], units: dict[str, str]) -> str:
     return ", ".join(told) or "nothing"
 
 
-def _cells(line: LimitResult, zone: str) -> tuple[str, ...]:
-    def told(quantity: int | None) -> str:
-        return quantity_text(quantity, line.unit) if quantity is not None else "–"
-
+def _name(line: LimitResult) -> str:
     scope = f" {line.per}={line.per_value}" if line.per_value else ""
-    notes = (", let pass" if line.bypassed else "") + (" (shadow)" if line.mode == "shadow" else "")
-    return (
-        line.id + scope,
-        _RESULTS[line.result] + notes,
-        told(line.amount or None),
-        told(line.used if line.kind != "per_event" else None),
-        told(line.reserved or None),
-        told(line.external or None),
-        told(line.limit),
-        told(line.remaining),
-        local_text(line.period_end_seconds * MICRO, zone) if line.period_end_seconds else "–",
-    )
+    return line.id + scope + (" (shadow)" if line.mode == "shadow" else "")
+
+
+def _told(line: LimitResult, zone: str, *, ended: bool) -> Iterator[str]:
+    """What the limit said and its numbers, those that it has. `ended`: they are as the end of a reservation left them."""
+    yield _RESULTS[line.result] + (", let pass by an override" if line.bypassed else "")
+    numbers = {
+        "asked": line.amount or None,
+        "used after" if ended else "used before": line.used if line.kind not in ("per_event", "concurrency") else None,
+        "reserved": line.reserved or None,
+        "outside the gate": line.external or None,
+        "of": line.limit,
+        "left": line.remaining,
+    }
+    for name, quantity in numbers.items():
+        if quantity is not None:
+            yield f"{name} {quantity_text(quantity, line.unit)}"
+    if line.period_end_seconds:
+        yield f"resets {local_text(line.period_end_seconds * MICRO, zone)}"

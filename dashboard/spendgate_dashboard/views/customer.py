@@ -81,14 +81,14 @@ def _head(customer_id: str) -> None:
 def _rest(customer_id: str) -> None:
     customer = api().get(f"/v1/customers/{customer_id}")
     _burn(customer)
+    _limits(customer)
+    reservations.show_open(customer_id)
     left, right = st.columns([3, 2])
     with left:
-        _limits(customer)
         _books(customer)
     with right:
         _overrides(customer)
         _flags(customer)
-    reservations.show_open(customer_id)
     _decisions(customer_id)
 
 
