@@ -18,6 +18,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from spendgate.errors import SpendgateError
+from spendgate.restorer import Restorer
 from spendgate_daemon.serving import serve
 from spendgate_daemon.settings import Settings
 from spendgate_daemon.wiring import DaemonParts, open_daemon
@@ -115,8 +116,11 @@ async def _fault(parts: DaemonParts) -> str | None:
     """What keeps the daemon from being ready, if anything."""
     try:
         await parts.parts.control.ping()
+        degraded = await Restorer(parts.parts.control).degraded()
     except SpendgateError as exc:
         return str(exc)
+    if degraded:
+        return f"{len(degraded)} partitions of Redis wait to be restored; after a total loss, run `spendgate rebuild`"
     last = parts.store_relay.last_success
     if last is None or time.time() - last > READY_WITHIN_SECONDS:
         return "the store relay has not succeeded lately"

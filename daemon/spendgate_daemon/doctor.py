@@ -13,8 +13,9 @@ import msgspec
 import redis.asyncio
 import redis.exceptions
 from sqlalchemy.exc import SQLAlchemyError
-
 from spendgate.keys import INSTALL_KEY, PARTITIONS
+from spendgate.restorer import degraded_partitions
+
 from spendgate.transports import redis_client
 from spendgate_daemon.documents import DocumentError
 from spendgate_daemon.redis_checks import RedisFacts, read_facts
@@ -58,11 +59,16 @@ async def _redis(settings: Settings) -> list[Finding]:
     try:
         facts = await read_facts(client)
         install = await client.hgetall(INSTALL_KEY)
+        degraded = await degraded_partitions(client) if install else {}
     except (redis.exceptions.RedisError, OSError) as exc:
         return [Finding("Redis", "fault", f"{_shown(settings.redis_url)} does not answer: {exc}")]
     finally:
         await client.aclose()
-    return [*_facts(facts, acknowledged=settings.redis_policy_acknowledged), _install(install)]
+    found = [*_facts(facts, acknowledged=settings.redis_policy_acknowledged), _install(install)]
+    if degraded:
+        how = "after a total loss, run `spendgate rebuild`; a lost tail is mended by the daemon"
+        found.append(Finding("installation", "fault", f"{len(degraded)} partitions wait to be restored: {how}"))
+    return found
 
 
 def _facts(facts: RedisFacts, *, acknowledged: bool) -> list[Finding]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from spendgate.control import Control
 from spendgate.reasons import rfc3339
-from spendgate.state import Override
+from spendgate.state import Override, OverrideSet
 from spendgate_daemon.store import Store
 from spendgate_daemon.store.guardrail_events import GuardrailEvent
 from spendgate_daemon.store.overrides import StoredOverride
@@ -42,14 +42,20 @@ def end_event(override: StoredOverride, at_us: int, how: str) -> GuardrailEvent:
     )
 
 
-async def mirror_overrides(control: Control, store: Store, customer_id: str, now_us: int) -> bool:
-    """Write a customer's overrides in force to Redis. Idempotent; of two writers the one who read the later state of the
-    store wins, because the version grows with every change there."""
-    stored, version = await asyncio.to_thread(store.overrides.in_force, customer_id, now_us)
-    values = [
+def overrides_in_force(store: Store, customer_id: str, now_us: int) -> OverrideSet:
+    """What Redis is told of a customer's overrides. Of two readers the one who saw the later state of the store has the
+    greater version, because it grows with every change there."""
+    stored, version = store.overrides.in_force(customer_id, now_us)
+    values = tuple(
         Override(
             each.id, "let_pass" if each.kind == "let_pass" else "stop", each.expires_at_us, each.max_units, each.bypass
         )
         for each in stored
-    ]
-    return await control.put_overrides(customer_id, values, version)
+    )
+    return OverrideSet(version, values)
+
+
+async def mirror_overrides(control: Control, store: Store, customer_id: str, now_us: int) -> bool:
+    """Write a customer's overrides in force to Redis. Idempotent."""
+    in_force = await asyncio.to_thread(overrides_in_force, store, customer_id, now_us)
+    return await control.put_overrides(customer_id, in_force.overrides, in_force.version)

@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
+import structlog
 
 from spendgate.client import Gate
 from spendgate.control import Control, Install
+from spendgate.restorer import Restorer
 from spendgate_daemon.api import Services
 from spendgate_daemon.api.metrics import watch_outage
 from spendgate_daemon.documents import PolicyDocument, load_default, load_document
@@ -33,6 +35,9 @@ from spendgate_daemon.relays.sweep import OverrideExpiry, Sweep
 from spendgate_daemon.relays.usagebox_policies import UsageBoxPolicyRelay
 from spendgate_daemon.relays.usagebox_usage import UsageBoxUsageRelay
 from spendgate_daemon.relays.verifier import Verifier
+from spendgate_daemon.restore import installs
+from spendgate_daemon.restore.metrics import DEGRADED
+from spendgate_daemon.restore.tails import LostTails
 from spendgate_daemon.settings import Settings, SettingsError, value_of
 from spendgate_daemon.store import Store
 from spendgate_daemon.usagebox import UsageBox
@@ -40,6 +45,9 @@ from spendgate_daemon.usagebox import UsageBox
 GATE_TIMEOUT_SECONDS: Final = 5.0
 DECISION_DEADLINE_MS: Final = 20
 """For the daemon's own reads; an application chooses its own deadline."""
+
+
+_log = structlog.get_logger("spendgate")
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -98,9 +106,9 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         gate = await stack.enter_async_context(Gate.from_url(redis_url, timeout_seconds=GATE_TIMEOUT_SECONDS))
         await control.ping()
         await refuse_eviction(control.redis, acknowledged=settings.redis_policy_acknowledged)
-        install = await control.prepare(settings.outage_slots)
         store = await asyncio.to_thread(Store.open, database_url)
         stack.push_async_callback(asyncio.to_thread, store.close)
+        install = await installs.prepare(control, store, settings.outage_slots)
         yield Parts(gate, control, store, install)
 
 
@@ -153,9 +161,11 @@ async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
         advice = Advice(gate, control, store, BurnMeter())
         applier = Applier(control, store, PolicyBook(document, clock), clock_us, advice.touch)
         await applier.install_default()
-        relay = Job("store-relay", StoreRelay(control, store, [advice.touch]).run_once)
+        store_relay = StoreRelay(control, store, [advice.touch])
+        relay = Job("store-relay", store_relay.run_once)
         loops = [
             relay,
+            Job("lost-tails", LostTails(control, store, store_relay, clock_us).run_once, deadline_seconds=900),
             Job("advice", advice.run_once),
             Job("verifier", Verifier(store).run_once, idle_seconds=0.2),
         ]
@@ -167,6 +177,7 @@ async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
             Every(Job("sweep", Sweep(control).run_once), 1),
             Every(Job("override-expiry", OverrideExpiry(control, store, clock_us).run_once), 1),
             Every(Job("outbox-size", lambda: _measure_outbox(control)), 5),
+            Every(Job("degraded", lambda: _measure_degraded(control)), 5),
             Every(Job("policy-document", _document_job(settings, applier), deadline_seconds=900), 2),
             Every(Job("calendar", applier.recompile, deadline_seconds=900), 3600),
         ]
@@ -230,3 +241,13 @@ def _document_job(settings: Settings, applier: Applier) -> Callable[[], Awaitabl
 async def _measure_outbox(control: Control) -> int:
     OUTBOX_ENTRIES.set(await control.outbox_length())
     return 1
+
+
+async def _measure_degraded(control: Control) -> int:
+    degraded = await Restorer(control).degraded()
+    DEGRADED.set(len(degraded))
+    if degraded:
+        _log.error(
+            "partitions of Redis wait to be restored; after a total loss: spendgate rebuild", number=len(degraded)
+        )
+    return len(degraded)

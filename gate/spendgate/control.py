@@ -16,11 +16,11 @@ import msgspec
 import redis.asyncio
 from redis.asyncio.cluster import RedisCluster
 
-from spendgate.errors import GateUnavailable, NotPrepared, WrongPolicy
+from spendgate.errors import BacklogFull, GateUnavailable, NotPrepared, WrongPolicy
 from spendgate.keys import INSTALL_KEY, PARTITIONS, SIGNING_KEY, SLOTS_KEY, counters_key, partition_of, tag_of
 from spendgate.limits.layout import pack_integers
 from spendgate.policy import EffectivePolicy, decode_policy
-from spendgate.script import PUT_EXTERNAL, PUT_OVERRIDES, PUT_STATE, REFRESH, REPAIR_RESERVED, SWEEP, Script
+from spendgate.script import PUT_EXTERNAL, PUT_OVERRIDES, PUT_STATE, REFRESH, REPAIR_RESERVED, SWEEP, TRIM, Script
 from spendgate.state import Override, OverrideSet, PolicyState
 from spendgate.transports import Argument, Transport, connect, redis_client
 
@@ -35,6 +35,9 @@ CLUSTER_READ_INTERVAL_SECONDS: Final = 0.02
 
 BACKLOG_MAX: Final = 1_000_000
 """Outbox entries of one partition that the store may lack; beyond, nothing is decided there."""
+
+DEGRADED: Final = b"-1"
+"""In the place of that number: the partition is to be restored first."""
 
 DEFAULT_SLOTS: Final = 8
 """Processes that may let pass a share of the outage allowances."""
@@ -54,10 +57,18 @@ FIRST_GENERATION: Final = pack_integers((4, 3, 3), (1, 1024, 1024))
 
 
 class Install(msgspec.Struct, frozen=True):
-    """`id` names this installation in UsageBox as `spendgate/<id>`."""
+    """`id` names this installation in UsageBox as `spendgate/<id>`; `secret` signs reservation ids."""
 
     id: str
     partitions: int
+    secret: bytes
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """`end` is epoch and sequence of a partition's last entry; `record` is what stands at a cursor, None: nothing does."""
+
+    end: tuple[int, int]
+    record: bytes | None
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -86,31 +97,39 @@ class Control:
         await self._transport.aclose()
         await self._redis.aclose()
 
-    async def prepare(self, outage_slots: int | None = None) -> Install:
+    async def prepare(
+        self, outage_slots: int | None = None, known: Install | None = None, last_epoch: int = 0
+    ) -> Install:
         """Make this Redis an installation, or recognise it as one. Idempotent; concurrent callers agree.
 
         `outage_slots` is how many processes may let pass a share of the outage allowances; None takes what is there, or
-        DEFAULT_SLOTS. Raises NotPrepared when it was installed with another number of partitions or of slots.
+        DEFAULT_SLOTS. `known` is the installation whose records the store has, up to `last_epoch`: a partition that is new to
+        Redis has lost everything then, and is degraded until it is restored. Raises NotPrepared when Redis was installed with another number of
+        partitions or of slots, or is another installation than the store's.
         """
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hsetnx(INSTALL_KEY, "id", secrets.token_hex(6))
+            pipe.hsetnx(INSTALL_KEY, "id", known.id if known is not None else secrets.token_hex(6))
             pipe.hsetnx(INSTALL_KEY, "partitions", str(PARTITIONS))
             pipe.hgetall(INSTALL_KEY)
             *_, stored = await pipe.execute()
-        partitions = int(stored[b"partitions"])
+        partitions, install_id = int(stored[b"partitions"]), stored[b"id"].decode()
         if partitions != PARTITIONS:
             raise NotPrepared(f"this Redis was installed with {partitions} partitions, this version uses {PARTITIONS}")
+        if known is not None and known.id != install_id:
+            raise NotPrepared(f"this Redis is installation {install_id}, and the store has that of {known.id}")
         await self._prepare_slots(outage_slots)
-        await self._redis.setnx(SIGNING_KEY, secrets.token_bytes(32))
-        epoch_ms = time.time_ns() // 1_000_000
+        await self._redis.setnx(SIGNING_KEY, known.secret if known is not None else secrets.token_bytes(32))
+        epoch = max(time.time_ns() // 1_000_000, last_epoch + 1)
         async with self._redis.pipeline(transaction=False) as pipe:
             for partition in range(PARTITIONS):
-                pipe.hsetnx(f"{tag_of(partition)}meta", "epoch", str(epoch_ms))
-                pipe.hsetnx(f"{tag_of(partition)}meta", "seq", "0")
-                pipe.hsetnx(f"{tag_of(partition)}meta", "full_at", str(BACKLOG_MAX))
-                pipe.hsetnx(f"{tag_of(partition)}meta", "generation", FIRST_GENERATION)
-            await pipe.execute()
-        return Install(stored[b"id"].decode(), partitions)
+                meta = f"{tag_of(partition)}meta"
+                pipe.hsetnx(meta, "full_at", DEGRADED if known is not None else str(BACKLOG_MAX))
+                pipe.hsetnx(meta, "seq", "0")
+                pipe.hsetnx(meta, "generation", FIRST_GENERATION)
+                pipe.hsetnx(meta, "epoch", str(epoch))  # last: without it, scripts do nothing
+            pipe.get(SIGNING_KEY)
+            *_, secret = await pipe.execute()
+        return Install(install_id, partitions, secret)
 
     async def _prepare_slots(self, wanted: int | None) -> None:
         """The number stays: shares of two sizes would add up to more than the allowance."""
@@ -167,8 +186,7 @@ class Control:
     async def sweep(self, partition: int) -> int:
         """Refresh customers of a partition whose standing changes by itself by now; how many there were (at most
         SWEEP_BATCH: call again when it is that many)."""
-        tag = tag_of(partition)
-        return int(_checked(await self._transport.run(SWEEP, f"{tag}meta", [tag, SWEEP_BATCH, IDEMPOTENCY_WINDOW_US])))
+        return int(await self.run(SWEEP, partition, [SWEEP_BATCH, IDEMPOTENCY_WINDOW_US]))
 
     async def repair_reserved(self, customer_id: str) -> Comparison:
         """Compare what counters hold for reservations with those that are open, and put a difference right, atomically.
@@ -220,15 +238,22 @@ class Control:
         """At most `count` records per partition after the cursors, in order within a partition."""
         return await self._read("outbox", cursors, count, None)
 
-    async def trim_outbox(self, partition: int, upto_stream_id: str) -> int:
-        """Forget entries up to and including this id, which must be stored for good. Idempotent."""
-        key = f"{tag_of(partition)}outbox"
-        epoch, sequence = upto_stream_id.split("-")
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.xtrim(key, minid=f"{epoch}-{int(sequence) + 1}", approximate=False)
-            pipe.hset(f"{tag_of(partition)}meta", "full_at", str(int(sequence) + BACKLOG_MAX))
-            trimmed, _ = await pipe.execute()
-        return int(trimmed)
+    async def marks(self, cursors: Mapping[int, str]) -> dict[int, Mark]:
+        """For each partition, where its outbox ends, and the record that it holds at the cursor."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for partition, cursor in cursors.items():
+                pipe.hmget(f"{tag_of(partition)}meta", ["epoch", "seq"])
+                pipe.xrange(f"{tag_of(partition)}outbox", cursor, cursor)
+            replies = await pipe.execute()
+        return {
+            partition: Mark((int(meta[0] or 0), int(meta[1] or 0)), found[0][1][b"r"] if found else None)
+            for partition, meta, found in zip(cursors, replies[::2], replies[1::2], strict=True)
+        }
+
+    async def trim_outbox(self, partition: int, stream_id: str, record: bytes) -> bool:
+        """Forget entries before this one, which must be stored for good; it stays itself, as a mark of what Redis was told.
+        Idempotent. False when Redis has lost it: then nothing is forgotten."""
+        return bool(await self.run(TRIM, partition, [stream_id, record, BACKLOG_MAX]))
 
     async def get_policy(self, partition: int, digest: str) -> EffectivePolicy:
         """The policy of this digest; raises NotPrepared when the partition has none."""
@@ -238,11 +263,16 @@ class Control:
         return decode_policy(encoded)
 
     async def outbox_length(self) -> int:
-        """Entries not yet trimmed, over all partitions."""
+        """Entries that the store lacks, over all partitions."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for partition in range(PARTITIONS):
+                pipe.hmget(f"{tag_of(partition)}meta", ["seq", "full_at"])
                 pipe.xlen(f"{tag_of(partition)}outbox")
-            return sum(await pipe.execute())
+            replies = await pipe.execute()
+        return sum(
+            int(meta[0] or 0) - (int(meta[1]) - BACKLOG_MAX) if meta[1] not in (None, DEGRADED) else length
+            for meta, length in zip(replies[::2], replies[1::2], strict=True)
+        )
 
     async def ping(self) -> None:
         """Raises GateUnavailable when Redis does not answer."""
@@ -255,6 +285,11 @@ class Control:
     def redis(self) -> redis.asyncio.Redis:
         """The client, for commands outside the gate's own keys (advice, health)."""
         return self._redis
+
+    async def run(self, script: Script, partition: int, arguments: Sequence[Argument]) -> Any:
+        """A script that is about a partition."""
+        tag = tag_of(partition)
+        return _checked(await self._transport.run(script, f"{tag}meta", [tag, *arguments]))
 
     async def _write(self, script: Script, customer_id: str, arguments: Sequence[Argument]) -> Any:
         tag = tag_of(partition_of(customer_id))
@@ -296,6 +331,8 @@ def _streams(reply: Any) -> Any:
 def _checked(reply: Any) -> Any:
     if isinstance(reply, list) and reply[0] == b"error":
         code, subject = reply[1].decode(), reply[2].decode()
+        if code == "backlog_full":
+            raise BacklogFull
         if code in ("not_prepared", "no_policy"):
             raise NotPrepared(f"Redis is not ready ({code} {subject}): call prepare and put_default first")
         raise WrongPolicy(f"{code}: {subject}")

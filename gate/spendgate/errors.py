@@ -121,10 +121,13 @@ class GateUnavailable(SpendgateError):
 
 
 class BacklogFull(GateUnavailable):
-    """The store lacks so many entries of the customer's partition that nothing is decided there; nothing was written."""
+    """The store lacks too many entries of the customer's partition, or Redis lost some that the store has: nothing is
+    decided there; nothing was written."""
 
     def __init__(self) -> None:
-        super().__init__("the store is too far behind: nothing is decided until the daemon has caught up", "no")
+        super().__init__(
+            "Redis and the store are too far apart: nothing is decided until the daemon has mended it", "no"
+        )
 
 
 class ScriptFailed(SpendgateError):

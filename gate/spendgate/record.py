@@ -21,7 +21,7 @@ from spendgate.policy import EffectivePolicy
 from spendgate.reservation import Facts, Finish, committed_quantities
 from spendgate.state import CustomerState, Override, OverrideSet, PolicyState, Standing
 
-Kind = Literal["decision", "finish", "standing", "denials", "repair", "snapshot"]
+Kind = Literal["decision", "finish", "standing", "denials", "repair", "restored", "snapshot"]
 FinishMode = Literal["commit", "release", "expire", "extend", "settle"]
 
 
@@ -41,7 +41,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """`kind`: `decision`; `finish` (a reservation that ended or was extended, or what
     passed in an outage and is debited now, by `mode`); `standing` (state or threshold
     changed without an event); `denials` (`result.count` further denials of one rule in one second); `repair` (counters
-    of reservations that did not add up); `snapshot` (never stored).
+    of reservations that did not add up); `restored` (Redis had lost what it knew of the customer, and holds what the store's
+    records add up to); `snapshot` (never stored).
 
     `repaired` is what a repair put right. `policy` is a digest; `counters` are as stored, in the order of the policy's limits; all inputs are as they were
     before the decision. `event` of a finish is the event as it was reserved."""
@@ -121,7 +122,11 @@ def finish_of(record: Record, policy: EffectivePolicy) -> Finish:
 def decide_again(record: Record, policy: EffectivePolicy) -> dict[str, Any]:
     """What the definition says of the record, by the names of `Result`'s fields. Empty where there is nothing to
     compare: denials that were only counted, and what moves no counter."""
-    if record.kind in ("denials", "repair") or record.mode == "extend" or record.result.reason == "external":
+    if (
+        record.kind in ("denials", "repair", "restored")
+        or record.mode == "extend"
+        or record.result.reason == "external"
+    ):
         return {}
     if record.kind == "finish":
         return {"crossed": finish_of(record, policy).crossed}

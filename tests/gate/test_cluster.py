@@ -138,7 +138,7 @@ def test_the_writing_side_and_its_streams_reach_every_node(control, gate, run):
 
     assert [raw for _, _, raw in run(wait_for_a_hint())] == [b"somebody"]
     length = run(control.outbox_length())
-    for partition, stream_id, _ in run(control.read_outbox(START, 10_000)):
-        run(control.trim_outbox(partition, stream_id))
+    for partition, stream_id, record in run(control.read_outbox(START, 10_000)):
+        assert run(control.trim_outbox(partition, stream_id, record))
     assert length > 0
     assert run(control.outbox_length()) == 0

@@ -135,18 +135,7 @@ class Applier:
     async def _write(self, customer: Customer, policy: EffectivePolicy, *, force: bool = False) -> bool:
         """The policy is kept before Redis can cite it; the store's row is last, so that a kill repeats the work."""
         await asyncio.to_thread(self._store.policies.save_effective, {customer.policy_digest: policy.encode()})
-        state = PolicyState(
-            policy=customer.policy_digest,
-            plan=customer.plan,
-            status=_status(customer.status),
-            version=customer.version,
-            source=customer.source,
-            updated_at_us=customer.updated_at_us,
-            granted_micro_credits=customer.granted_micro_credits,
-            caps=customer.caps,
-            grants=customer.grants,
-        )
-        written = await self._control.put_state(customer.customer_id, state, policy, force=force)
+        written = await self._control.put_state(customer.customer_id, policy_state_of(customer), policy, force=force)
         await asyncio.to_thread(self._store.customers.save, [customer])
         return written
 
@@ -163,6 +152,21 @@ class Applier:
         if changed:
             self._touched(changed)
         return len(changed)
+
+
+def policy_state_of(customer: Customer) -> PolicyState:
+    """What Redis is told of a customer."""
+    return PolicyState(
+        policy=customer.policy_digest,
+        plan=customer.plan,
+        status=_status(customer.status),
+        version=customer.version,
+        source=customer.source,
+        updated_at_us=customer.updated_at_us,
+        granted_micro_credits=customer.granted_micro_credits,
+        caps=customer.caps,
+        grants=customer.grants,
+    )
 
 
 def _version(terms: CustomerTerms, before: Customer | None) -> int:

@@ -54,7 +54,9 @@ def extract(decision_id: str, record: Record, policy: EffectivePolicy, encoded: 
     return Extract(
         decision=decision,
         usage=_usage(decision_id, record, policy, debited),
-        events=_repairs(decision_id, record, policy) or _events(decision_id, record, policy),
+        events=_restored(decision_id, record)
+        or _repairs(decision_id, record, policy)
+        or _events(decision_id, record, policy),
         rollups=_rollups(record, quantities, debited),
     )
 
@@ -171,6 +173,21 @@ def _repairs(decision_id: str, record: Record, policy: EffectivePolicy) -> list[
             message=f"{message}; put right",
         )
         for number, (limit_id, message) in enumerate(told, start=1)
+    ]
+
+
+def _restored(decision_id: str, record: Record) -> list[GuardrailEvent]:
+    if record.kind != "restored":
+        return []
+    return [
+        GuardrailEvent(
+            id=f"{decision_id}.1",
+            customer_id=record.customer_id,
+            kind="repair",
+            at_us=record.now_us,
+            decision_id=decision_id,
+            message="Redis had lost what it knew of this customer; made again from the stored records",
+        )
     ]
 
 

@@ -2,15 +2,16 @@
 
 Rows and cursor are one transaction, so a kill at any point repeats a batch that changes nothing or was never seen. The
 outbox is trimmed only up to what the store has for good. Two things are counted and logged, never passed over in silence:
-a missing sequence number (Redis lost a record that it had acknowledged), and a Redis that stands behind the store (it
-forgot its tail and gives the same numbers again). A record that can't be read holds up its own partition and no other.
+a missing sequence number (Redis lost a record that it had acknowledged), and a Redis that has something else than the store
+where the cursor stands, or nothing (it lost a tail and gives the same numbers again: see `restore/`). A record that can't be
+read holds up its own partition and no other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +19,7 @@ import structlog
 
 from spendgate.control import STREAM_START, Control, StreamEntries
 from spendgate.errors import NotPrepared
-from spendgate.keys import PARTITIONS, decision_id_of, tag_of
+from spendgate.keys import PARTITIONS, decision_id_of
 from spendgate.policy import EffectivePolicy
 from spendgate.record import Record, decode_record
 from spendgate_daemon.relays.extract import Extract, extract
@@ -45,6 +46,7 @@ class Stored(msgspec.Struct, frozen=True):
 
     partition: int
     stream_id: str
+    raw: bytes
     record: Record
     extract: Extract
 
@@ -57,7 +59,9 @@ class StoreRelay:
         self._store = store
         self._observers = tuple(observers)
         self._cursors: dict[int, str] = {}
-        self._behind: set[int] = set()
+        self._marks: dict[int, bytes] = {}
+        self.behind: set[int] = set()
+        """Partitions whose Redis lost a tail: they are left alone until a new epoch begins."""
         self._held: dict[int, str] = {}
         self._policies: dict[str, EffectivePolicy] = {}
         self._rounds = 0
@@ -68,11 +72,14 @@ class StoreRelay:
         have any."""
         if not self._cursors:
             await self._resume()
-        elif self._rounds % ROUNDS_BETWEEN_CHECKS == 0:
-            await self._look_for_lost_tails()
+        elif self.behind or self._rounds % ROUNDS_BETWEEN_CHECKS == 0:
+            await self._look_for_lost_tails(self._cursors)
         self._rounds += 1
-        cursors = {partition: at for partition, at in self._cursors.items() if partition not in self._behind}
+        cursors = {partition: at for partition, at in self._cursors.items() if partition not in self.behind}
         entries = await self._control.read_outbox(cursors, self._count) if cursors else []
+        # After the reading: what stands where the cursor is says that all of these follow what is stored.
+        await self._look_for_lost_tails({partition: self._cursors[partition] for partition, _, _ in entries})
+        entries = [entry for entry in entries if entry[0] not in self.behind]
         if not entries:
             return 0
         self._count = max(MIN_RECORDS_PER_PARTITION, BATCH // len({partition for partition, _, _ in entries}))
@@ -80,30 +87,37 @@ class StoreRelay:
 
     async def _resume(self) -> None:
         """Cursors from the store; what they cover is trimmed, in case the last run was killed before it did so."""
-        stored = await asyncio.to_thread(self._store.cursors.starting_with, CURSOR_PREFIX)
-        self._cursors = {p: stored.get(f"{CURSOR_PREFIX}{p:03d}", STREAM_START) for p in range(PARTITIONS)}
-        await self._look_for_lost_tails()
-        for partition, stream_id in self._cursors.items():
-            if stream_id != STREAM_START and partition not in self._behind:
-                await self._control.trim_outbox(partition, stream_id)
+        stored, marks = await asyncio.to_thread(self._stored_cursors)
+        self._cursors, self._marks = {p: stored.get(p, STREAM_START) for p in range(PARTITIONS)}, marks
+        await self._look_for_lost_tails(self._cursors)
+        await self._trim([partition for partition in stored if partition not in self.behind])
 
-    async def _look_for_lost_tails(self) -> None:
-        """A partition behind its cursor is left alone until it begins a new epoch: its entries have ids of decisions
-        that are stored, and trimming would destroy what was decided since."""
-        cursors = dict(self._cursors)
-        async with self._control.redis.pipeline(transaction=False) as pipe:
-            for partition in cursors:
-                pipe.hmget(f"{tag_of(partition)}meta", ["epoch", "seq"])
-            metas = await pipe.execute()
-        behind = set()
-        for (partition, stream_id), (epoch, sequence) in zip(cursors.items(), metas, strict=True):
-            standing = (int(epoch or 0), int(sequence or 0))
-            if standing < place_of(stream_id):
-                behind.add(partition)
-                if partition not in self._behind:
-                    _log.error("Redis lost a tail", partition=partition, redis=standing, store=place_of(stream_id))
-        self._behind = behind
-        LOST_TAILS.set(len(behind))
+    def _stored_cursors(self) -> tuple[dict[int, str], dict[int, bytes]]:
+        """The last entry of each partition that is stored, and its record."""
+        cursors = {
+            int(name.removeprefix(CURSOR_PREFIX)): stream_id
+            for name, stream_id in self._store.cursors.starting_with(CURSOR_PREFIX).items()
+        }
+        found = {p: self._store.decisions.get(decision_id_of(p, stream_id)) for p, stream_id in cursors.items()}
+        return cursors, {partition: each.record for partition, each in found.items() if each is not None}
+
+    async def _look_for_lost_tails(self, cursors: Mapping[int, str]) -> None:
+        """Compare what stands at these cursors with what was stored. A partition that lost a tail is left alone until it
+        begins a new epoch: its entries have ids of decisions that are stored."""
+        asked = {partition: at for partition, at in cursors.items() if at != STREAM_START}
+        if not asked:
+            return
+        for partition, mark in (await self._control.marks(asked)).items():
+            if mark.end[0] > place_of(asked[partition])[0] or mark.record == self._marks.get(partition):
+                self.behind.discard(partition)
+            elif partition not in self.behind:
+                self.behind.add(partition)
+                _log.error("Redis lost a tail", partition=partition, redis=mark.end, store=asked[partition])
+        LOST_TAILS.set(len(self.behind))
+
+    async def _trim(self, partitions: Iterable[int]) -> None:
+        for partition in partitions:
+            await self._control.trim_outbox(partition, self._cursors[partition], self._marks.get(partition, b""))
 
     async def _take(self, entries: StreamEntries) -> int:
         stored, stuck = await self._read(entries)
@@ -114,8 +128,8 @@ class StoreRelay:
         cursors = {each.partition: each.stream_id for each in stored}
         await asyncio.to_thread(self._write, [each.extract for each in stored], cursors)
         self._cursors |= cursors
-        for partition, stream_id in cursors.items():
-            await self._control.trim_outbox(partition, stream_id)
+        self._marks |= {each.partition: each.raw for each in stored}
+        await self._trim(cursors)
         self._tell([each.record for each in stored])
         return len(stored)
 
@@ -133,7 +147,7 @@ class StoreRelay:
             except (msgspec.MsgspecError, NotPrepared, ValueError, LookupError, TypeError) as exc:
                 stuck[partition] = (stream_id, f"{type(exc).__name__}: {exc}")
             else:
-                stored.append(Stored(partition, stream_id, record, follows))
+                stored.append(Stored(partition, stream_id, raw, record, follows))
         return stored, stuck
 
     def _note_held(self, stuck: dict[int, tuple[str, str]], read: set[int]) -> None:

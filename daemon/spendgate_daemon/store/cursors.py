@@ -31,3 +31,8 @@ class Cursors:
         rows = [{"name": name, "value": value} for name, value in values.items()]
         if rows:
             self._database.upsert(connection, cursors, rows, keys=["name"], update=["value"])
+
+    def forget(self, name: str) -> None:
+        """Idempotent."""
+        with self._database.writing() as connection:
+            connection.execute(cursors.delete().where(cursors.c.name == name))

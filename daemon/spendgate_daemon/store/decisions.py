@@ -75,7 +75,7 @@ class Decisions:
     ) -> Page[StoredDecision]:
         """Newest first: decisions on events, counted denials, and ends of reservations; or repairs. Raises ValueError for
         a foreign cursor."""
-        query = sa.select(decisions).where(decisions.c.kind.not_in(("standing", "repair")))
+        query = sa.select(decisions).where(decisions.c.kind.not_in(("standing", "repair", "restored")))
         if repairs:
             query = sa.select(decisions).where(_REPAIR)
         if cursor is not None:
@@ -105,7 +105,7 @@ class Decisions:
             row = connection.execute(query.order_by(decisions.c.position).limit(1)).first()
         return _stored(row) if row is not None else None
 
-    def unended(self, from_us: int, to_us: int, limit: int) -> list[StoredDecision]:
+    def unended(self, from_us: int, to_us: int, limit: int, *, customer_id: str | None = None) -> list[StoredDecision]:
         """Decisions that reserved within the time and whose reservation has no end, the oldest first."""
         later = sa.alias(decisions, "later")
         ended = sa.exists().where(
@@ -122,8 +122,58 @@ class Decisions:
             .order_by(decisions.c.at_us, decisions.c.position)
             .limit(limit)
         )
+        if customer_id is not None:
+            query = query.where(decisions.c.customer_id == customer_id)
         with self._database.reading() as connection:
             return [_stored(row) for row in connection.execute(query)]
+
+    def last_extension(self, reserved: StoredDecision) -> StoredDecision | None:
+        """The last time that the deadline of this decision's reservation was moved."""
+        same = (decisions.c.customer_id == reserved.customer_id, decisions.c.event_id == reserved.event_id)
+        query = sa.select(decisions).where(finishing, decisions.c.mode == "extend", *same)
+        query = query.where(decisions.c.position > reserved.position).order_by(decisions.c.position.desc()).limit(1)
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+        return _stored(row) if row is not None else None
+
+    def newest_first(self, customer_id: str, before: StoredDecision | None, limit: int) -> list[StoredDecision]:
+        """Records of every kind of a customer, from the newest on, or on from the one before."""
+        query = sa.select(decisions).where(decisions.c.customer_id == customer_id)
+        if before is not None:
+            query = query.where(sa.tuple_(decisions.c.at_us, decisions.c.position) < (before.at_us, before.position))
+        query = query.order_by(decisions.c.at_us.desc(), decisions.c.position.desc()).limit(limit)
+        with self._database.reading() as connection:
+            return [_stored(row) for row in connection.execute(query)]
+
+    def newest_by_policy(self, customer_id: str) -> list[StoredDecision]:
+        """The newest record of a customer under each policy that it ever had, the newest first."""
+        newest = (
+            sa.select(sa.func.max(decisions.c.position))
+            .where(decisions.c.customer_id == customer_id)
+            .group_by(decisions.c.policy_digest)
+        )
+        query = sa.select(decisions).where(decisions.c.position.in_(newest)).order_by(decisions.c.position.desc())
+        with self._database.reading() as connection:
+            return [_stored(row) for row in connection.execute(query)]
+
+    def customers_after(self, partition: int, decision_id: str) -> dict[str, list[str]]:
+        """Customers of a partition with the ids of their decisions that were stored after this one; all of them where it
+        isn't stored."""
+        prefix = f"d{partition:03d}-"
+        place = sa.select(decisions.c.position).where(decisions.c.decision_id == decision_id).scalar_subquery()
+        query = sa.select(decisions.c.customer_id, decisions.c.decision_id).where(
+            decisions.c.decision_id.between(prefix, prefix + "a"), decisions.c.position > sa.func.coalesce(place, 0)
+        )
+        found: dict[str, list[str]] = {}
+        with self._database.reading() as connection:
+            for row in connection.execute(query):
+                found.setdefault(row.customer_id, []).append(row.decision_id)
+        return found
+
+    def customers(self) -> list[str]:
+        """Everybody anything was ever decided for."""
+        with self._database.reading() as connection:
+            return list(connection.execute(sa.select(decisions.c.customer_id).distinct()).scalars())
 
     def previous_repair(self, repair: StoredDecision) -> StoredDecision | None:
         """The customer's repair before this one."""

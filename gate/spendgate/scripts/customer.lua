@@ -136,9 +136,13 @@ local function result(outcome, reason, limit_id, override_id, state, crossed, co
 end
 
 -- The first write of every script: refused whole when Redis is out of memory, so nothing is ever half done. The id says
--- where an entry stands: the partition's epoch, and a sequence without gaps, which is given, too, as text.
+-- where an entry stands: the partition's epoch, and a sequence without gaps, which is given, too, as text. Nothing is
+-- written in a partition that is degraded, which has lost what it was told, until it is restored.
 local function append(self, record)
   local meta = self.meta
+  if meta[3] == DEGRADED and not self.restoring then
+    refuse('backlog_full')
+  end
   local seq = string.format('%.0f', meta[2] + 1)
   local id = meta[1] .. '-' .. seq
   call('XADD', self.tag .. 'outbox', id, 'r', record)

@@ -12,14 +12,10 @@ local function facts_of(customer, event, identity)
   return ended and ended[3]
 end
 
--- That the event was given again is noted: then somebody acts on its answer.
 local function answer_again(customer, remembered, identity, fingerprint, mode, event, event_raw)
-  local known, epoch, seq, decided_us, at = struct.unpack(memory.EVENT, remembered)
+  local known, epoch, seq, decided_us = struct.unpack(memory.EVENT, remembered)
   if known ~= fingerprint then
     refuse('conflict')
-  end
-  if at > #remembered then
-    memory.keep(customer, 'seen', identity, remembered .. '\1')
   end
   local facts = mode == 'reserve' and facts_of(customer, event, identity)
   for index, rule in ipairs(customer.limits) do

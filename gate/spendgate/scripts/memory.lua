@@ -1,7 +1,7 @@
 -- Allowed events, and how reservations ended, are remembered in small hashes of one generation each, dropped whole when
 -- their time is over. The sweep begins a generation, not the clock, so nothing is forgotten early when the clock jumps.
 
-local EVENT = '>c6I6I5I7' -- fingerprint, epoch, sequence, decided at; a byte more when the answer was given again
+local EVENT = '>c6I6I5I7' -- fingerprint, epoch, sequence, decided at
 
 -- The hashes of this and the last generation that an identity (12 random bytes) belongs to. `what` is `seen` or `ended`.
 local function buckets_of(customer, what, identity)

@@ -6,6 +6,7 @@
 local MAX_COUNTER = 9e15
 local NIL = '\192'
 local NONE = {} -- a list that nobody adds to
+local DEGRADED = '-1' -- where a partition is full, when it is to be restored first
 local STALE_RETRY_US = 60000000
 local modules, seldom, rest -- what makes each module; those of `seldom` are looked for last
 local made = {}

@@ -15,6 +15,7 @@ from spendgate.reasons import rfc3339
 from spendgate.record import decode_record
 from spendgate_daemon.api.services import Services
 from spendgate_daemon.mirror.poll import CURSOR, STATUS
+from spendgate_daemon.relays.store_relay import CURSOR_PREFIX
 from spendgate_daemon.relays.verifier import CURSOR as VERIFIER_CURSOR
 from spendgate_daemon.store.deliveries import SinkState
 
@@ -83,7 +84,11 @@ async def _mirror(services: Services) -> dict[str, Any]:
 async def _outbox(services: Services) -> dict[str, Any]:
     """What the store relay has not taken yet; the age of the oldest is its lag, and 0 when nothing waits."""
     entries = await services.control.outbox_length()
-    first = await services.control.read_outbox(dict.fromkeys(range(PARTITIONS), STREAM_START), 1) if entries else []
+    first = []
+    if entries:
+        stored = await asyncio.to_thread(services.store.cursors.starting_with, CURSOR_PREFIX)
+        cursors = {p: stored.get(f"{CURSOR_PREFIX}{p:03d}", STREAM_START) for p in range(PARTITIONS)}
+        first = await services.control.read_outbox(cursors, 1)
     oldest_us = min((decode_record(raw).now_us for _, _, raw in first), default=None)
     age_us = max(0, services.now_us() - oldest_us) if oldest_us is not None else 0
     return {"entries": entries, "oldest_age_seconds": round(age_us / 1_000_000, 3)}

@@ -1,0 +1,1 @@
+"""Restoring what Redis lost from the store: a tail, by itself; everything, by `spendgate rebuild`."""
