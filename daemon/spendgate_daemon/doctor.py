@@ -13,9 +13,9 @@ import msgspec
 import redis.asyncio
 import redis.exceptions
 from sqlalchemy.exc import SQLAlchemyError
+
 from spendgate.keys import INSTALL_KEY, PARTITIONS
 from spendgate.restorer import degraded_partitions
-
 from spendgate.transports import redis_client
 from spendgate_daemon.documents import DocumentError
 from spendgate_daemon.redis_checks import RedisFacts, read_facts
