@@ -11,3 +11,5 @@ JOB_SECONDS = Histogram(
 JOB_WORK = Counter("spendgate_job_work_total", "Pieces of work that a job did", ["job"])
 JOB_LAST_SUCCESS = Gauge("spendgate_job_last_success_timestamp_seconds", "When a job last succeeded", ["job"])
 OUTBOX_ENTRIES = Gauge("spendgate_outbox_entries", "Decisions in Redis that the store does not have yet")
+LEADS = Gauge("spendgate_leads", "1 where this daemon runs the scheduled jobs")
+PARTITIONS_HELD = Gauge("spendgate_partitions_held", "Partitions that this daemon relays")

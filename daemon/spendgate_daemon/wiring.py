@@ -35,6 +35,7 @@ from spendgate_daemon.relays.sweep import OverrideExpiry, Sweep
 from spendgate_daemon.relays.usagebox_policies import UsageBoxPolicyRelay
 from spendgate_daemon.relays.usagebox_usage import UsageBoxUsageRelay
 from spendgate_daemon.relays.verifier import Verifier
+from spendgate_daemon.replica import RENEW_SECONDS, TTL_SECONDS, Replica
 from spendgate_daemon.restore import installs
 from spendgate_daemon.restore.metrics import DEGRADED
 from spendgate_daemon.restore.tails import LostTails
@@ -46,6 +47,9 @@ GATE_TIMEOUT_SECONDS: Final = 5.0
 DECISION_DEADLINE_MS: Final = 20
 """For the daemon's own reads; an application chooses its own deadline."""
 
+
+Led = Callable[[Callable[[], Awaitable[int]]], Callable[[], Awaitable[int]]]
+"""Makes work that only one replica does at a time."""
 
 _log = structlog.get_logger("spendgate")
 
@@ -158,35 +162,41 @@ async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(open_parts(settings))
         gate, control, store = parts.gate, parts.control, parts.store
-        advice = Advice(gate, control, store, BurnMeter())
+        replica = Replica(store)
+        await replica.renew_once()
+        stack.push_async_callback(replica.leave)
+        led = replica.led
+        advice = Advice(gate, control, store, BurnMeter(), owned=replica.partitions)
         applier = Applier(control, store, PolicyBook(document, clock), clock_us, advice.touch)
         await applier.install_default()
-        store_relay = StoreRelay(control, store, [advice.touch])
+        store_relay = StoreRelay(control, store, [advice.touch], replica.partitions)
         relay = Job("store-relay", store_relay.run_once)
         loops = [
             relay,
             Job("lost-tails", LostTails(control, store, store_relay, clock_us).run_once, deadline_seconds=900),
             Job("advice", advice.run_once),
-            Job("verifier", Verifier(store).run_once, idle_seconds=0.2),
+            Job("verifier", led(Verifier(store).run_once), idle_seconds=0.2),
         ]
         reserved = ReservedCheck(control)
         lost = LostReservations(control, store, reserved, clock_us)
         schedule = [
-            Every(Job("reserved", reserved.run_once), 5),
-            Every(Job("lost-reservations", lost.run_once), 15),
-            Every(Job("sweep", Sweep(control).run_once), 1),
-            Every(Job("override-expiry", OverrideExpiry(control, store, clock_us).run_once), 1),
+            Every(Job("replica", replica.renew_once, deadline_seconds=TTL_SECONDS), RENEW_SECONDS),
+            Every(Job("reserved", led(reserved.run_once)), 5),
+            Every(Job("lost-reservations", led(lost.run_once)), 15),
+            Every(Job("sweep", led(Sweep(control).run_once)), 1),
+            Every(Job("override-expiry", led(OverrideExpiry(control, store, clock_us).run_once)), 1),
             Every(Job("outbox-size", lambda: _measure_outbox(control)), 5),
             Every(Job("degraded", lambda: _measure_degraded(control)), 5),
-            Every(Job("policy-document", _document_job(settings, applier), deadline_seconds=900), 2),
-            Every(Job("calendar", applier.recompile, deadline_seconds=900), 3600),
+            Every(Job("policy-document", led(_document_job(settings, applier)), deadline_seconds=900), 2),
+            Every(Job("calendar", led(applier.recompile), deadline_seconds=900), 3600),
         ]
         if settings.customers_file is not None:
-            schedule.append(Every(Job("customers-file", CustomersFile(settings.customers_file, applier).read_once), 2))
+            file = CustomersFile(settings.customers_file, applier)
+            schedule.append(Every(Job("customers-file", led(file.read_once)), 2))
         if settings.usagebox_url is not None:
             usagebox = _usagebox(settings, settings.usagebox_url)
             stack.push_async_callback(usagebox.aclose)
-            more_loops, more_jobs = _usagebox_jobs(settings, parts, usagebox, applier, advice)
+            more_loops, more_jobs = _usagebox_jobs(settings, parts, usagebox, applier, advice, led)
             loops += more_loops
             schedule += more_jobs
         yield DaemonParts(parts, tuple(loops), tuple(schedule), relay)
@@ -197,7 +207,7 @@ def _usagebox(settings: Settings, url: str) -> UsageBox:
 
 
 def _usagebox_jobs(
-    settings: Settings, parts: Parts, usagebox: UsageBox, applier: Applier, advice: Advice
+    settings: Settings, parts: Parts, usagebox: UsageBox, applier: Applier, advice: Advice, led: Led
 ) -> tuple[list[Job], list[Every]]:
     gate, control, store = parts.gate, parts.control, parts.store
     source = f"spendgate/{parts.install.id}"
@@ -208,14 +218,14 @@ def _usagebox_jobs(
         return await poll.poll_once(full=True)
 
     loops = [
-        Job("usagebox-usage", UsageBoxUsageRelay(store, usagebox, source, clock_us).run_once, idle_seconds=0.1),
-        Job("usagebox-policies", UsageBoxPolicyRelay(store, usagebox, clock_us).run_once, idle_seconds=0.05),
-        Job("hints", poll.follow_hints_once, idle_seconds=0),
+        Job("usagebox-usage", led(UsageBoxUsageRelay(store, usagebox, source, clock_us).run_once), idle_seconds=0.1),
+        Job("usagebox-policies", led(UsageBoxPolicyRelay(store, usagebox, clock_us).run_once), idle_seconds=0.05),
+        Job("hints", led(poll.follow_hints_once), idle_seconds=0.02),
     ]
     schedule = [
-        Every(Job("poll", poll.poll_once, deadline_seconds=300), settings.poll_interval_seconds),
-        Every(Job("full-poll", full_poll, deadline_seconds=900), 3600),
-        Every(Job("usage-totals", totals.read_once, deadline_seconds=300), settings.totals_interval_seconds),
+        Every(Job("poll", led(poll.poll_once), deadline_seconds=300), settings.poll_interval_seconds),
+        Every(Job("full-poll", led(full_poll), deadline_seconds=900), 3600),
+        Every(Job("usage-totals", led(totals.read_once), deadline_seconds=300), settings.totals_interval_seconds),
     ]
     return loops, schedule
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import Final
 
 from spendgate.client import Gate
 from spendgate.control import Control
-from spendgate.keys import advice_key
+from spendgate.keys import advice_key, partition_of
 from spendgate.limits.result import LimitResult
 from spendgate.snapshot import Snapshot
 from spendgate_daemon.relays.burn import BurnMeter, exhausts_at_us
@@ -38,11 +38,19 @@ def _clock_us() -> int:
 
 class Advice:
     """`touch` from anywhere on the loop; `run_once` writes. Beyond TOUCHED_MAX waiting customers new ones are left to
-    their next touch."""
+    their next touch. What lists show is left to whoever relays the customer's partition (`owned`, None is all): only
+    there is the burn known."""
 
     def __init__(
-        self, gate: Gate, control: Control, store: Store, burn: BurnMeter, now_us: Callable[[], int] = _clock_us
+        self,
+        gate: Gate,
+        control: Control,
+        store: Store,
+        burn: BurnMeter,
+        now_us: Callable[[], int] = _clock_us,
+        owned: Callable[[], Collection[int]] | None = None,
     ) -> None:
+        self._owned = owned
         self._gate = gate
         self._control = control
         self._store = store
@@ -75,7 +83,11 @@ class Advice:
         if now_us - self._looked_again_us < LOOK_AGAIN_US:
             return
         self._looked_again_us = now_us
-        self.touch(set(await asyncio.to_thread(self._store.customers.with_old_burn, now_us - BURN_OLD_US, BATCH)))
+        old = await asyncio.to_thread(self._store.customers.with_old_burn, now_us - BURN_OLD_US, BATCH)
+        self.touch({customer_id for customer_id in old if self._owns(customer_id)})
+
+    def _owns(self, customer_id: str) -> bool:
+        return self._owned is None or partition_of(customer_id) in self._owned()
 
     async def _advise(self, customer_ids: list[str]) -> None:
         known = [snapshot for snapshot in await self._gate.snapshots(customer_ids) if snapshot.known]
@@ -84,7 +96,7 @@ class Advice:
                 fields = [part for field in advice_of(snapshot).items() for part in field]
                 pipe.eval(REPLACE_HASH, 1, advice_key(snapshot.customer_id), *fields)
             await pipe.execute()
-        observations = [self._observation(snapshot) for snapshot in known]
+        observations = [self._observation(snapshot) for snapshot in known if self._owns(snapshot.customer_id)]
         if observations:
             await asyncio.to_thread(self._store.customers.observe, observations)
         ADVISED.inc(len(known))

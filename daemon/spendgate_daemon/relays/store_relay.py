@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +25,7 @@ from spendgate.record import Record, decode_record
 from spendgate_daemon.relays.extract import Extract, extract
 from spendgate_daemon.relays.metrics import GAPS, HELD, LOST_TAILS, RELAY_LAG, RESERVATIONS_ENDED, STORED
 from spendgate_daemon.store import Store
+from spendgate_daemon.store.cursors import Overtaken
 
 USAGE_SINK: Final = "usagebox.usage"
 POLICY_SINK: Final = "usagebox.policy"
@@ -52,13 +53,22 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class StoreRelay:
-    """`observers` are told the customers of each stored batch."""
+    """`observers` are told the customers of each stored batch; `owned` gives the partitions that are this one's now, None is
+    all."""
 
-    def __init__(self, control: Control, store: Store, observers: Iterable[Callable[[set[str]], None]] = ()) -> None:
+    def __init__(
+        self,
+        control: Control,
+        store: Store,
+        observers: Iterable[Callable[[set[str]], None]] = (),
+        owned: Callable[[], Collection[int]] | None = None,
+    ) -> None:
         self._control = control
         self._store = store
         self._observers = tuple(observers)
+        self._owned = owned
         self._cursors: dict[int, str] = {}
+        """Of the partitions that it is at, where it has read to."""
         self._marks: dict[int, bytes] = {}
         self.behind: set[int] = set()
         """Partitions whose Redis lost a tail: they are left alone until a new epoch begins."""
@@ -70,8 +80,11 @@ class StoreRelay:
     async def run_once(self) -> int:
         """Store what is in the outbox now; how many records. About BATCH are read at once, from all partitions that
         have any."""
-        if not self._cursors:
-            await self._resume()
+        owned = self.partitions()
+        for partition in self._cursors.keys() - owned:
+            self._leave(partition)
+        if owned - self._cursors.keys():
+            await self._resume(owned - self._cursors.keys())
         elif self.behind or self._rounds % ROUNDS_BETWEEN_CHECKS == 0:
             await self._look_for_lost_tails(self._cursors)
         self._rounds += 1
@@ -83,21 +96,40 @@ class StoreRelay:
         if not entries:
             return 0
         self._count = max(MIN_RECORDS_PER_PARTITION, BATCH // len({partition for partition, _, _ in entries}))
-        return sum([await self._take(entries[start : start + BATCH]) for start in range(0, len(entries), BATCH)])
+        try:
+            return sum([await self._take(entries[start : start + BATCH]) for start in range(0, len(entries), BATCH)])
+        except Overtaken as exc:
+            _log.warning("another replica was faster", error=str(exc))
+            for partition in list(self._cursors):
+                self._leave(partition)
+            return 0
 
-    async def _resume(self) -> None:
+    def partitions(self) -> frozenset[int]:
+        """Those that are this one's now."""
+        return frozenset(range(PARTITIONS) if self._owned is None else self._owned())
+
+    def _leave(self, partition: int) -> None:
+        del self._cursors[partition]
+        self._marks.pop(partition, None)
+        self._held.pop(partition, None)
+        self.behind.discard(partition)
+
+    async def _resume(self, partitions: Collection[int]) -> None:
         """Cursors from the store; what they cover is trimmed, in case the last run was killed before it did so."""
-        stored, marks = await asyncio.to_thread(self._stored_cursors)
-        self._cursors, self._marks = {p: stored.get(p, STREAM_START) for p in range(PARTITIONS)}, marks
-        await self._look_for_lost_tails(self._cursors)
+        stored, marks = await asyncio.to_thread(self._stored_cursors, partitions)
+        cursors = {partition: stored.get(partition, STREAM_START) for partition in partitions}
+        self._marks |= marks
+        await self._look_for_lost_tails(cursors)
+        self._cursors |= cursors
         await self._trim([partition for partition in stored if partition not in self.behind])
 
-    def _stored_cursors(self) -> tuple[dict[int, str], dict[int, bytes]]:
+    def _stored_cursors(self, partitions: Collection[int]) -> tuple[dict[int, str], dict[int, bytes]]:
         """The last entry of each partition that is stored, and its record."""
-        cursors = {
+        everywhere = {
             int(name.removeprefix(CURSOR_PREFIX)): stream_id
             for name, stream_id in self._store.cursors.starting_with(CURSOR_PREFIX).items()
         }
+        cursors = {partition: at for partition, at in everywhere.items() if partition in partitions}
         found = {p: self._store.decisions.get(decision_id_of(p, stream_id)) for p, stream_id in cursors.items()}
         return cursors, {partition: each.record for partition, each in found.items() if each is not None}
 
@@ -171,6 +203,9 @@ class StoreRelay:
 
     def _write(self, extracts: Sequence[Extract], cursors: dict[int, str]) -> None:
         store = self._store
+        after = {f"{CURSOR_PREFIX}{partition:03d}": stream_id for partition, stream_id in cursors.items()}
+        stood = {f"{CURSOR_PREFIX}{partition:03d}": self._cursors[partition] for partition in cursors}
+        before = {name: stream_id if stream_id != STREAM_START else None for name, stream_id in stood.items()}
         with store.database.writing() as connection:
             # Two daemons may overlap for a moment, and both must see what the other stored before they add it up.
             store.database.alone(connection, RELAY_LOCK)
@@ -197,8 +232,7 @@ class StoreRelay:
                 ],
             )
             store.usage.add_rollups(connection, _merged(row for each in new for row in each.rollups))
-            names = {f"{CURSOR_PREFIX}{partition:03d}": stream_id for partition, stream_id in cursors.items()}
-            store.cursors.put(names, connection)
+            store.cursors.advance(before, after, connection)
 
     def _count_gaps(self, stored: Sequence[Stored]) -> None:
         cursors = dict(self._cursors)

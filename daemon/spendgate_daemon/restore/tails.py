@@ -51,8 +51,11 @@ class LostTails:
 
     async def run_once(self) -> int:
         """Partitions that decide again. What has to wait for the store relay goes on at the next run."""
-        tails = await asyncio.to_thread(self._tails)
-        for partition in self._relay.behind - tails.keys():
+        mine = self._relay.partitions()
+        tails = {
+            partition: tail for partition, tail in (await asyncio.to_thread(self._tails)).items() if partition in mine
+        }
+        for partition in (self._relay.behind & mine) - tails.keys():
             tails[partition] = await self._begin(partition)
         mended = 0
         for partition, tail in tails.items():

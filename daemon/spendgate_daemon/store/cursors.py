@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import sqlalchemy as sa
 
 from spendgate_daemon.store.database import Database
 from spendgate_daemon.store.schema import cursors
+
+
+class Overtaken(Exception):
+    """Somebody else has done this work."""
 
 
 class Cursors:
@@ -31,6 +37,16 @@ class Cursors:
         rows = [{"name": name, "value": value} for name, value in values.items()]
         if rows:
             self._database.upsert(connection, cursors, rows, keys=["name"], update=["value"])
+
+    def advance(self, before: Mapping[str, str | None], after: Mapping[str, str], connection: sa.Connection) -> None:
+        """Move cursors that stand where the caller read from. Raises Overtaken, and the transaction is to end, when
+        another has moved one of them meanwhile."""
+        query = sa.select(cursors.c.name, cursors.c.value).where(cursors.c.name.in_(before))
+        found = {row.name: row.value for row in connection.execute(query)}
+        for name, value in before.items():
+            if found.get(name) != value:
+                raise Overtaken(f"{name} stands at {found.get(name)}, not {value}: another replica has it")
+        self.put(dict(after), connection)
 
     def forget(self, name: str) -> None:
         """Idempotent."""

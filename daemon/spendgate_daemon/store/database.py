@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -52,6 +53,12 @@ class Database:
         """Until the end of the transaction, nobody else gets past here with the same number. SQLite has one writer."""
         if not self.is_sqlite:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+
+    def now_us(self, connection: sa.Connection) -> int:
+        """The database's clock, Unix microseconds: the same for everybody who asks it."""
+        if self.is_sqlite:
+            return time.time_ns() // 1000  # it lives on this machine
+        return int(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp()) * 1000000")).scalar_one())
 
     def upsert(
         self,

@@ -169,6 +169,15 @@ cursors = Table(
     Column("value", Text, nullable=False),
 )
 
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("holder", String(128), nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("until_us", BigInteger, nullable=False),
+)
+
 rollups = Table(
     "rollups",
     metadata,

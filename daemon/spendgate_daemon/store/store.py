@@ -11,6 +11,7 @@ from spendgate_daemon.store.decisions import Decisions
 from spendgate_daemon.store.deliveries import Deliveries
 from spendgate_daemon.store.guardrail_events import GuardrailEvents
 from spendgate_daemon.store.keys import Keys
+from spendgate_daemon.store.leases import Leases
 from spendgate_daemon.store.overrides import Overrides
 from spendgate_daemon.store.policies import Policies
 from spendgate_daemon.store.usage import Usage
@@ -27,6 +28,7 @@ class Store:
         self.deliveries = Deliveries(database)
         self.guardrail_events = GuardrailEvents(database)
         self.keys = Keys(database)
+        self.leases = Leases(database)
         self.overrides = Overrides(database)
         self.policies = Policies(database)
         self.usage = Usage(database)
