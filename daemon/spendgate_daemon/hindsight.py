@@ -13,7 +13,7 @@ import msgspec
 
 from spendgate.errors import SpendgateError
 from spendgate.event import UsageEvent
-from spendgate.held import Place, Repaired, place_of, reserved_of
+from spendgate.held import Place, place_of, reserved_of
 from spendgate.limits import NOT_KEPT, Limit, OpenCounter
 from spendgate.policy import EffectivePolicy
 from spendgate.record import Record, decode_record, verdict_of
@@ -88,11 +88,6 @@ def hindsight_of(store: Store, repair: StoredDecision) -> Hindsight:
         without_end=tuple(held.decision for held in history.open.values() if held.until_us <= repair.at_us),
         looked_at=sum(each.kind == "decision" for each in denied),
     )
-
-
-def units_of(repaired: tuple[Repaired, ...]) -> int:
-    """Units that counters held wrongly, or not at all."""
-    return sum(abs(each.after - each.before) for each in repaired if each.limit_id)
 
 
 class _History:

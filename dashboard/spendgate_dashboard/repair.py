@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from spendgate_dashboard.formats import ago, instant, utc
+from spendgate_dashboard.formats import ago, exact, instant, utc
 from spendgate_dashboard.frame import api
 from spendgate_dashboard.looks import colour
 from spendgate_dashboard.reservations import quantities_text
@@ -23,8 +23,8 @@ def show_repair(decision_id: str) -> None:
         st.dataframe(
             {
                 "Limit": [row["limit_id"] + (f" of {row['value']}" if row["value"] else "") for row in rows],
-                "Held before": [f"{row['before']:,}" for row in rows],
-                "Held by open reservations": [f"{row['after']:,}" for row in rows],
+                "Held before": [exact(row["before"], row["unit"]) for row in rows],
+                "Held by open reservations": [exact(row["after"], row["unit"]) for row in rows],
             },
             hide_index=True,
             height="content",
@@ -33,7 +33,9 @@ def show_repair(decision_id: str) -> None:
     if repair["calendar"]:
         st.caption("A reservation had lost its end, or the sweep would not have come by to end it.")
     st.subheader("Denied because of it")
-    denied = repair["wrongly_denied"]
+    denied, looked_at, counted = (
+        repair[name] for name in ("wrongly_denied", "denials_looked_at", "denials_only_counted")
+    )
     if denied:
         st.dataframe(
             {
@@ -46,12 +48,15 @@ def show_repair(decision_id: str) -> None:
             hide_index=True,
             alt="Decisions that were denied and would have fitted",
         )
-    else:
-        st.caption(f"Nobody: of {repair['denials_looked_at']:,} denials none would have fitted.")
-    if repair["denials_only_counted"]:
-        st.caption(
-            f"{repair['denials_only_counted']:,} further denials were only counted: nobody can decide them again."
-        )
+    elif looked_at:
+        st.caption(f"Nobody: of {looked_at:,} denials none would have fitted.")
+    elif not any(row["after"] < row["before"] for row in rows):
+        st.caption("Nobody: no counter held too much.")
+    elif not counted:
+        st.caption("Nobody was denied meanwhile.")
+    if counted:
+        further = "further denials" if looked_at else "denials"
+        st.caption(f"{counted:,} {further} were only counted: nobody can decide them again.")
     st.page_link(
         st.session_state["pages"]["Customer"],
         label=f"Customer {repair['customer_name']}",

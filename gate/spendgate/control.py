@@ -73,12 +73,12 @@ class Mark(msgspec.Struct, frozen=True):
 
 class Comparison(msgspec.Struct, frozen=True):
     """Counters of a customer, compared with the open reservations. `overdue` are past their deadline and not ended yet;
-    `units` were wrong; `too_many` to be compared in one step: nothing was."""
+    `counters` were put right; `too_many` to be compared in one step: nothing was."""
 
     status: Literal["agrees", "repaired", "too_many"]
     open: int
     overdue: int
-    units: int
+    counters: int
 
 
 class Control:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
@@ -15,6 +16,9 @@ from spendgate.event import UsageEvent
 from spendgate.limits import Limit, Quota, counter_field
 from spendgate.limits.check import applies, text_of
 from spendgate.policy import EffectivePolicy
+
+UNIT_OF_KIND: Final = {"credits": "micro-credits", "concurrency": "run"}
+"""Kinds that count the same whatever their meters."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -37,6 +41,13 @@ class Repaired(msgspec.Struct, frozen=True, array_like=True):
     value: str
     before: int
     after: int
+
+    def unit_in(self, policy: EffectivePolicy | None) -> str:
+        """What `before` and `after` count, by the policy in force. Reservations also hold limits of the policies that they
+        were given under: a quota that it has no more is told in units."""
+        field = f"{self.kind}:{self.limit_id}"
+        units = {counter_field(limit): limit.unit for limit in (policy.limits if policy is not None else ())}
+        return units.get(field, UNIT_OF_KIND.get(self.kind, "unit"))
 
 
 def place_of(limit: Limit, event: UsageEvent, at_us: int) -> Place | None:

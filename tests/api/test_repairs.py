@@ -40,9 +40,10 @@ def test_a_repair_is_listed_with_what_was_wrong_and_who_was_denied(api, run):
     denied = break_and_repair(api, run)
     listed = described(api.get("/v1/repairs").json(), "Repairs")
     (row,) = listed["items"]
-    assert (row["customer_id"], row["customer_name"], row["units"], row["calendar"]) == ("acme", "Acme", 800, False)
+    assert (row["customer_id"], row["customer_name"], row["calendar"]) == ("acme", "Acme", False)
     (counter,) = row["counters"]
     assert (counter["limit_id"], counter["before"], counter["after"]) == ("tokens-month", 900, 100)
+    assert counter["unit"] == "token"
     repair = described(api.get(f"/v1/repairs/{row['decision_id']}").json(), "Repair")
     assert [each["decision_id"] for each in repair["wrongly_denied"]] == [denied["decision_id"]]
     assert repair["wrongly_denied"][0]["event_id"] == "denied"

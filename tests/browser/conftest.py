@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 
+import msgspec
 import pytest
+import redis
 from playwright.sync_api import sync_playwright
 
-from acceptance_product import Product
+from acceptance_product import Product, eventually
 from requirements import require
+from spendgate.keys import counters_key
+from spendgate.limits import PeriodCounter
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -24,6 +28,15 @@ ARGUMENTS = [
 @pytest.fixture(scope="module")
 def product(tmp_path_factory):
     running = Product(tmp_path_factory.mktemp("browser") / "home")
+    try:
+        fill(running)
+        yield running
+    finally:
+        status = running.stop()
+    assert status == 0, running.log.read_text()
+
+
+def fill(running) -> None:
     running.contract("stopped-one", name="Stopped One", plan="starter", caps={"tokens.output": 1000, "ai_agent_run": 5})
     running.decide("stopped-one", 1000)
     running.denied = running.decide("stopped-one", 7)
@@ -32,9 +45,29 @@ def product(tmp_path_factory):
     ending = f"/v1/reservations/{running.reserved['reservation_id']}/commit"
     running.ended = running.post(ending, {"quantity": 950}, "DECIDE").json()
     assert kept["decision"] == "allow"
+    running.repair = repaired(running)
     running.wait_until_relayed()
-    yield running
-    assert running.stop() == 0, running.log.read_text()
+
+
+def repaired(product) -> dict:
+    """The repair of a counter that held too much, and somebody was denied because of it."""
+    product.contract("repaired", name="Repaired", plan="starter", caps={"tokens.output": 10_000})
+    product.reserve("repaired", 1200)
+    key, field = counters_key("repaired"), "quota:output-month"
+    with redis.Redis(unix_socket_path=str(product.home / "redis.sock")) as client:
+
+        def denied():
+            counter = PeriodCounter.decode(client.hget(key, field))
+            client.hset(key, field, msgspec.structs.replace(counter, reserved=9_940).encode())
+            return product.decide("repaired", 1)["decision"] == "stop"  # unless the daemon was quicker
+
+        eventually(denied, 10, "a denial because of a counter that is wrong")
+
+    def first():
+        items = product.get("/v1/repairs", customer_id="repaired")["items"]
+        return items and product.get(f"/v1/repairs/{items[0]['decision_id']}")
+
+    return eventually(first, 30, "the daemon has repaired the counter")
 
 
 @pytest.fixture(scope="module")

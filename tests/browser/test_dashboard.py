@@ -12,12 +12,13 @@ PAGES = {
     "trace": "/trace?id={trace}",
     "reservation": "/trace?id={reserved}",
     "end": "/trace?id={ended}",
+    "repair": "/trace?id={repair}",
 }
 
 
 def path(product, name):
-    ids = {"reserved": product.reserved["decision_id"], "ended": product.ended["decision_id"]}
-    return PAGES[name].format(trace=product.denied["decision_id"], **ids)
+    about = {"trace": product.denied, "reserved": product.reserved, "ended": product.ended, "repair": product.repair}
+    return PAGES[name].format(**{key: answer["decision_id"] for key, answer in about.items()})
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,13 @@ def test_open_reservations_are_on_the_customers_page(product, screen):
     screen.see("Open reservations")
     screen.see("700 tokens.output")
     screen.see("1 open")
+
+
+def test_a_repair_says_what_was_put_right_in_its_unit_and_who_was_denied(product, screen):
+    (denied,) = product.repair["wrongly_denied"]
+    screen.open(path(product, "repair"))
+    for shown in ("9,940 tokens", "1,200 tokens", denied["event_id"], "1 tokens.output"):
+        screen.see(shown)
 
 
 def test_a_deep_link_survives_a_reload_and_an_unknown_id_is_told(product, screen):

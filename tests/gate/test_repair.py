@@ -39,6 +39,14 @@ def repair(house):
     return house.run(house.control.repair_reserved("acme"))
 
 
+def repaired(house) -> list[tuple[str, int, int]]:
+    """Repair; limit, before and after of what was put right, as it is recorded."""
+    compared = repair(house)
+    found = [(each.limit_id, each.before, each.after) for each in house.records()[-1].repaired if each.limit_id]
+    assert (compared.status, compared.counters) == ("repaired", len(found))
+    return found
+
+
 def broken(house, kind, name, key=KEY, **changes) -> None:
     """Overwrite a part of a stored counter."""
     raw = house.redis.hget(key, name)
@@ -65,7 +73,7 @@ def test_counters_that_add_up_are_left_alone(house):
     house.run(house.gate.commit(done.reservation_id, 20))
     before, records = everything(house), len(house.records())
     compared = repair(house)
-    assert (compared.status, compared.open, compared.overdue, compared.units) == ("agrees", 1, 0, 0)
+    assert (compared.status, compared.open, compared.overdue, compared.counters) == ("agrees", 1, 0, 0)
     assert (everything(house), len(house.records())) == (before, records)
 
 
@@ -82,6 +90,10 @@ def test_a_quota_held_by_nobody_is_free_again(house):
     assert [(each.kind, each.limit_id, each.before, each.after) for each in record.repaired] == [
         ("quota", "tokens-day", 1000, 100)
     ]
+    assert [each.unit_in(policy_of(quota(1000))) for each in record.repaired] == ["token"]
+    assert [
+        each.unit_in(policy_of(msgspec.structs.replace(credits_limit(), id="tokens-day"))) for each in record.repaired
+    ] == ["unit"]
 
 
 def test_open_reservations_that_are_not_counted_are_counted_again(house):
@@ -90,7 +102,7 @@ def test_open_reservations_that_are_not_counted_are_counted_again(house):
     held = reserve(house, 900)
     broken(house, PeriodCounter, "quota:tokens-day", reserved=0)
     assert tried(house, 200).allowed
-    assert repair(house).units == 900
+    assert repaired(house) == [("tokens-day", 0, 900)]
     assert not tried(house, 200).allowed
     house.run(house.gate.commit(held.reservation_id, 900))
     assert repair(house).status == "agrees"
@@ -100,7 +112,7 @@ def test_a_counter_that_is_gone_is_made_anew(house):
     house.contract(policy_of(quota(1000), concurrency()))
     reserve(house, 900)
     house.redis.hdel(KEY, "quota:tokens-day", "concurrency:runs-open")
-    assert repair(house).units == 901
+    assert repaired(house) == [("runs-open", 0, 1), ("tokens-day", 0, 900)]
     assert not tried(house, 200).allowed
     assert repair(house).status == "agrees"
 
@@ -109,7 +121,7 @@ def test_places_taken_by_nobody_are_free_again(house):
     house.contract(policy_of(concurrency(2)))
     broken(house, OpenCounter, "concurrency:runs-open", open=2)
     assert tried(house).reason == "too_many_open"
-    assert repair(house).units == 2
+    assert repaired(house) == [("runs-open", 2, 0)]
     assert tried(house).allowed
 
 
@@ -118,7 +130,7 @@ def test_credits_held_by_nobody_are_free_again(house):
     reserve(house, 10)
     broken(house, WalletCounter, "credits:wallet", reserved=1000)
     assert tried(house).reason == "credits_exceeded"
-    assert repair(house).units == 900
+    assert repaired(house) == [("wallet", 1000, 100)]
     assert tried(house, 90).allowed
 
 
@@ -131,7 +143,7 @@ def test_a_quota_of_one_value_is_repaired_for_that_value_alone(house, agent):
     (key,) = house.redis.keys(f"{TAG}per:quota:*")
     broken(house, PeriodCounter, agent, key=key, reserved=1000)
     assert tried(house, **metadata).reason == "quota_exceeded"
-    assert repair(house).units == 900
+    assert repaired(house) == [("tokens-day", 1000, 100)]
     assert tried(house, 900, **metadata).allowed
     assert not tried(house, 701, agent="b").allowed
     assert [each.value for each in house.records()[-1].repaired] == [agent]
@@ -143,7 +155,7 @@ def test_places_of_one_value_are_repaired_and_a_value_without_any_is_dropped(hou
     reserve(house, metadata={"agent": "a"})
     broken(house, OpenCounter, "b", key=key, open=1)
     assert tried(house, agent="c").reason == "too_many_values"
-    assert repair(house).units == 1
+    assert repaired(house) == [("runs-open", 1, 0)]
     assert house.redis.hkeys(key) == [b"a"]
     assert tried(house, agent="b").allowed
     assert tried(house, agent="a").reason == "too_many_open"
@@ -156,7 +168,7 @@ def test_the_period_before_is_repaired_too(house):
     current = PeriodCounter.decode(house.redis.hget(KEY, "quota:tokens-day"))
     earlier = msgspec.structs.replace(current, period_start_seconds=current.period_start_seconds - 86_400, reserved=70)
     house.redis.hset(KEY, "<quota:tokens-day", earlier.encode())
-    assert repair(house).units == 70
+    assert repaired(house) == [("tokens-day", 70, 0)]
     assert PeriodCounter.decode(house.redis.hget(KEY, "<quota:tokens-day")).reserved == 0
     assert PeriodCounter.decode(house.redis.hget(KEY, "quota:tokens-day")).reserved == 100
 
@@ -168,7 +180,10 @@ def test_what_is_held_follows_the_policy_it_was_held_under(house):
     house.contract(policy_of(quota(1000, meters=("gpu",), per="agent", max_values=5)), version=2)
     assert repair(house).status == "agrees"
     broken(house, OpenCounter, "concurrency:runs-open", open=7)
-    assert repair(house).units == 6
+    assert repaired(house) == [("runs-open", 7, 1)]
+    (told,) = house.records()[-1].repaired
+    assert told.unit_in(policy_of(concurrency())) == "run"
+    assert told.unit_in(policy_of()) == "run", "no quota's unit, though it is gone"
     house.run(house.gate.release(held.reservation_id))
     assert repair(house).status == "agrees"
 
@@ -178,7 +193,7 @@ def test_reservations_that_redis_lost_hold_nothing(house):
     reserve(house, 1000)
     house.redis.delete(f"{TAG}reservations:acme", f"{TAG}ends:acme")
     assert not tried(house).allowed
-    assert repair(house).units == 1001
+    assert repaired(house) == [("runs-open", 1, 0), ("tokens-day", 1000, 0)]
     assert tried(house, 1000).allowed
     assert Standing.decode(house.redis.hget(KEY, "*")).reservations_end_us == 0
 

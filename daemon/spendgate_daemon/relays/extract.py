@@ -141,7 +141,7 @@ def _events(decision_id: str, record: Record, policy: EffectivePolicy) -> list[G
 
 def _repairs(decision_id: str, record: Record, policy: EffectivePolicy) -> list[GuardrailEvent]:
     """One event for each limit that a repair put right, and one for what would have kept reservations from ending."""
-    units = {limit.id: getattr(limit, "unit", "unit") for limit in policy.limits}
+    units = {each.limit_id: each.unit_in(policy) for each in record.repaired}
     surplus: dict[str, int] = defaultdict(int)
     missing: dict[str, int] = defaultdict(int)
     for each in record.repaired:
@@ -150,13 +150,13 @@ def _repairs(decision_id: str, record: Record, policy: EffectivePolicy) -> list[
     told = [
         (
             limit_id,
-            f"{limit_id}: {quantity_text(much, units.get(limit_id, 'unit'))} held for reservations that are no more",
+            f"{limit_id}: {quantity_text(much, units[limit_id])} held for reservations that are no more",
         )
         for limit_id, much in surplus.items()
         if limit_id
     ]
     told += [
-        (limit_id, f"{limit_id}: {quantity_text(much, units.get(limit_id, 'unit'))} of open reservations not counted")
+        (limit_id, f"{limit_id}: {quantity_text(much, units[limit_id])} of open reservations not counted")
         for limit_id, much in missing.items()
         if limit_id
     ]

@@ -21,7 +21,6 @@ RESERVATIONS_LOST = Gauge(
     "spendgate_reservations_lost", "Reservations of the last day without an end that Redis has no more"
 )
 REPAIRS = Counter("spendgate_reserved_repairs_total", "Customers whose counters did not add up to their reservations")
-REPAIRED_UNITS = Counter("spendgate_reserved_repaired_units_total", "Units that counters held wrongly, or not at all")
 UNCOMPARED = Gauge("spendgate_reserved_uncompared_customers", "Customers with too many reservations to be compared")
 UNREADABLE = Counter("spendgate_reserved_failures_total", "Customers that could not be compared")
 SWEPT = Counter("spendgate_swept_customers_total", "Customers whose state changed by itself")

@@ -18,7 +18,6 @@ from spendgate.control import Comparison, Control
 from spendgate.errors import NotPrepared, WrongPolicy
 from spendgate.keys import partition_of
 from spendgate_daemon.relays.metrics import (
-    REPAIRED_UNITS,
     REPAIRS,
     RESERVATIONS_LOST,
     RESERVATIONS_OPEN,
@@ -100,8 +99,7 @@ class ReservedCheck:
             return None
         if done.status == "repaired":
             REPAIRS.inc()
-            REPAIRED_UNITS.inc(done.units)
-            _log.error("reservations did not add up", customer_id=customer_id, units=done.units, open=done.open)
+            _log.error("reservations did not add up", customer_id=customer_id, counters=done.counters, open=done.open)
         return done
 
     def _tell_round(self) -> None:

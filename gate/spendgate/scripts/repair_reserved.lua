@@ -1,7 +1,7 @@
 -- Compares what counters hold for reservations with the reservations that are open, and repairs a difference: nobody is
 -- stopped by one that is no more. It looks and writes in one step, so nothing comes between; twice, it does nothing.
 -- KEYS: counters of the customer.  ARGV: tag, customer id, how many reservations at most, how many counters of values.
--- Answers {agrees | repaired | too_many, stream id, reservations open, overdue, units that were wrong}.
+-- Answers {agrees | repaired | too_many, stream id, reservations open, overdue, counters put right}.
 local about, reservations, events, per = use('customer'), use('reservations'), use('events'), use('per')
 local call, floor = redis.call, math.floor
 local HOLDS = { quota = true, credits = true, concurrency = true }
@@ -174,14 +174,14 @@ return answer(function()
   end
 
   local whole, hashes, ends = expected_of(customer, open)
-  local differences, units = {}, 0
+  local differences, counters = {}, 0
   local function differ(field, start, value, before, after, writes)
     local kind, limit_id = field:match('^(%l+):(.*)$')
     local difference = { kind, limit_id, start, value, before, after }
     difference.writes, difference.order = writes, field .. '\n' .. string.format('%020.0f', start) .. '\n' .. value
     differences[#differences + 1] = difference
     if limit_id ~= '' then
-      units = units + math.abs(after - before)
+      counters = counters + 1
     end
   end
   compare_whole(customer, whole, differ)
@@ -219,5 +219,5 @@ return answer(function()
   customer.counters, customer.moves = about.counters(customer), false
   local first = reservations.ends(customer)[2]
   use('standing').refresh(customer, false, true, tonumber(first) or 0)
-  return { 'repaired', id, count, overdue, units }
+  return { 'repaired', id, count, overdue, counters }
 end)

@@ -39,8 +39,7 @@ def play_repair_reserved(redis: MemoryRedis, _tag: bytes, customer_id: bytes, mo
     for _, put_right in differences:
         put_right()
     redis.restand(customer, ends_us=min(customer.ends.values(), default=0))
-    units = sum(abs(each.after - each.before) for each in told if each.limit_id)
-    return [b"repaired", stream_id.encode(), opened, overdue, units]
+    return [b"repaired", stream_id.encode(), opened, overdue, sum(bool(each.limit_id) for each in told)]
 
 
 def _differences(redis: MemoryRedis, customer: Customer, policy: EffectivePolicy) -> list[Difference]:

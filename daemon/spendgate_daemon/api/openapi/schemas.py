@@ -396,13 +396,13 @@ REPAIR_ROW: Final = answer(
     at=INSTANT,
     customer_id=TEXT,
     customer_name=TEXT,
-    units=WHOLE | {"description": "Held wrongly, or not at all: the sum over all counters."},
     counters=listed(
         answer(
             kind=one_of("quota", "credits", "concurrency"),
             limit_id=TEXT,
             period_start=nullable(INSTANT),
             value=nullable(TEXT),
+            unit=TEXT,
             before=WHOLE,
             after=WHOLE,
         )
