@@ -16,7 +16,7 @@ from house import DENY_UNKNOWN, credits_limit, policy_of, quota, state_of
 from proxy import Proxy
 from redis_servers import find_redis_servers, start_redis, stop
 from requirements import require
-from spendgate import Conflict, GateUnavailable, SyncGate, usage_event
+from spendgate import Conflict, Gate, GateUnavailable, SyncGate, usage_event
 from spendgate.control import Control
 from spendgate.errors import NotPrepared
 from spendgate.keys import PARTITIONS
@@ -24,6 +24,7 @@ from spendgate.limits import Concurrency
 from spendgate.outage.journal import Journal
 from spendgate.record import decode_record
 from spendgate.state import Override
+from spendgate.transports import connect
 
 CARE_SECONDS = 20
 POLICY = policy_of(quota(1000, outage_allowance=103))
@@ -121,6 +122,24 @@ def test_a_share_of_the_allowance_passes_and_is_settled(site):
     assert [record.event.event_id for record in settled] == [each.event_id for each in answers[:2]]
     assert [record.reservation.effective_at_us for record in settled] == [each.effective_at_us for each in answers[:2]]
     assert spend(gate, 10, event_id=answers[0].event_id)[0].duplicate
+
+
+def test_calls_that_are_not_even_made_are_no_failures_and_wake_nobody(site, monkeypatch):
+    """Otherwise the caretaker would ask a Redis that is away as often as the application asks the gate."""
+    site.prepare()
+    gate = site.gate()
+    waiting = Gate(connect(site.url, 5.0), outage=gate.outage)
+    held = gate.submit(usage_event("acme", "tokens", 60), mode="reserve")
+    wake, woken = gate.outage._wake.set, []
+    monkeypatch.setattr(gate.outage._wake, "set", lambda: woken.append(wake()))
+    with site.outage(gate):
+        spend(gate, 1, 5)
+        site.run(waiting.decide("acme", "tokens", 1))
+        with pytest.raises(GateUnavailable, match="asked again as soon as"):
+            gate.decide("stranger", "tokens", 1)
+        assert gate.release(held.reservation_id).status == "released"
+        assert len(woken) == 1, "when it was found out that Redis is away"
+    site.run(waiting.aclose())
 
 
 def test_the_same_event_is_let_pass_once_and_other_content_is_a_conflict(site):

@@ -38,6 +38,10 @@ SETTLE_SECONDS: Final = 1.0
 CARETAKER_TIMEOUT_SECONDS: Final = 1.0
 
 
+class NotAsked(GateUnavailable):
+    """Redis did not answer others."""
+
+
 class Status(msgspec.Struct, frozen=True):
     """For metrics. `slot` 0: none is held; `refused` could not be debited and waits for a person."""
 
@@ -106,15 +110,17 @@ class Outage:
                 known.pop(next(iter(known)))
 
     def failed(self, failure: GateUnavailable) -> None:
-        """Redis did not answer. (A backlog is one partition's matter; Redis is there.)"""
-        if isinstance(failure, BacklogFull):
+        """Redis did not answer. (A backlog is one partition's matter, and Redis is there; a call that was not made tells
+        nothing.)"""
+        if isinstance(failure, BacklogFull | NotAsked):
             return
-        self._failures += 1
-        self._wake.set()
+        failures = self._failures = self._failures + 1
+        if failures == FAILURES_MAX:
+            self._wake.set()
 
     def not_asked(self) -> GateUnavailable:
-        """The failure of a call that was not even made."""
-        return GateUnavailable("Redis does not answer; it is asked again as soon as it is heard of", "no")
+        """The failure of a call that is not even made."""
+        return NotAsked("Redis does not answer; it is asked again as soon as it is heard of", "no")
 
     def decide(
         self, event: UsageEvent, mode: Mode, lifetime_us: int, failure: GateUnavailable
