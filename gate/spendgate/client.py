@@ -204,9 +204,11 @@ class Gate:
     ) -> Finished:
         """End a reservation with what was really used; less than reserved frees the rest.
 
-        Idempotent: the same commit again gives the same answer. Raises InvalidEvent (AboveReserved when the plan
-        rejects more than was reserved; the reservation is then still open), ReservationFinished when it has ended
-        otherwise, and UnknownReservation.
+        More than was reserved, and any use of a meter that was not, is what the plan says: debited all the same
+        (`overage`), debited up to what was reserved, so nothing of such a meter (`cap`), or refused (`reject`).
+        Idempotent: the same commit again gives the same answer. Raises InvalidEvent (AboveReserved where the plan
+        rejects; the reservation is then still open), ReservationFinished when it has ended otherwise, and
+        UnknownReservation.
         """
         token = await self.read_token(reservation_id)
         return await self.finish(token, "commit", actual_of(token, quantity, quantities))
