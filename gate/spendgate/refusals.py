@@ -50,7 +50,7 @@ def _lifetime(subject: str) -> InvalidEvent:
 _OF_EVENT: Final[dict[str, Callable[[str, UsageEvent], SpendgateError]]] = {
     "conflict": lambda _, event: Conflict(event.customer_id, event.event_id),
     "unknown_meter": lambda meter, event: UnknownMeter(
-        "meter" if len(event.quantities) == 1 else f"quantities.{meter}", meter
+        "meter" if list(event.quantities) == [meter] else f"quantities.{meter}", meter
     ),
     "invalid_quantity": lambda _, event: InvalidEvent(_field(event), f"a whole number from 1 to {MAX_QUANTITY}"),
     "counter_full": lambda limit_id, event: TooLarge("counter_full", limit_id, _field(event)),

@@ -9,6 +9,7 @@ import pytest
 
 from house import credits_limit, per_event, policy_of, quota, rate
 from spendgate import Conflict, Gate, GateUnavailable, InvalidEvent, NotPrepared, UnknownMeter
+from spendgate.event import usage_event
 from spendgate.keys import counters_key
 from spendgate.state import Override
 
@@ -270,6 +271,15 @@ def test_an_unknown_meter_is_refused_by_name(house):
     with pytest.raises(UnknownMeter) as caught:
         house.decide(None, meter=None, quantities={"tokens": 1, "x": 2})
     assert caught.value.field == "quantities.x"
+
+
+def test_a_commit_of_an_unknown_meter_is_refused_by_name_and_the_reservation_stays(house):
+    house.contract(policy_of(quota()))
+    held = house.run(house.gate.submit(usage_event("acme", "tokens", 5), mode="reserve"))
+    with pytest.raises(UnknownMeter) as caught:
+        house.run(house.gate.commit(held.reservation_id, quantities={"x": 2}))
+    assert (caught.value.field, caught.value.meter) == ("quantities.x", "x")
+    assert house.run(house.gate.commit(held.reservation_id, 3)).committed == {"tokens": 3}
 
 
 def test_ids_with_braces_and_odd_letters_stay_apart(house):

@@ -18,7 +18,7 @@ from redis_servers import find_redis_servers, start_redis, stop
 from requirements import require
 from spendgate import Conflict, Gate, GateUnavailable, SyncGate, usage_event
 from spendgate.control import Control
-from spendgate.errors import NotPrepared
+from spendgate.errors import NotPrepared, UnknownMeter
 from spendgate.keys import PARTITIONS
 from spendgate.limits import Concurrency
 from spendgate.outage.journal import Journal
@@ -353,6 +353,9 @@ def test_a_run_is_reserved_and_committed_in_an_outage(site):
             assert run.decision.degraded
             run.commit(25)
         assert run.finished.committed == {"tokens": 25}
+        with pytest.raises(UnknownMeter, match=r"quantities\.token must be"), gate.reserve("acme", "tokens", 60) as run:
+            run.add(5, "token")
+        gate.release(run.reservation_id)
         with gate.reserve("acme", "tokens", 70) as run:
             run.commit(70)
         assert not spend(gate, 10)[0].allowed

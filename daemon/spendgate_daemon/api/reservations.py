@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from spendgate.calls import MAX_LIFETIME_SECONDS, Finished, actual_of, lifetime_us_of
-from spendgate.errors import AboveReserved, InvalidEvent, UnknownMeter
+from spendgate.errors import AboveReserved, InvalidEvent
 from spendgate.reasons import rfc3339
 from spendgate.token import ReservationToken
 from spendgate_daemon.api.decisions import Decisions, as_preferred, as_written
@@ -91,13 +91,10 @@ class Reservations:
 def _as_committed(error: InvalidEvent, value: dict[str, Any], token: ReservationToken) -> Problem:
     """The field as the caller wrote it, and how much was reserved."""
     problem = problem_of(error)
-    if isinstance(error, UnknownMeter):
-        problem.field = f"quantities.{error.meter}"
-    elif isinstance(error, AboveReserved):
-        problem.field = f"quantities.{error.meter}" if "quantities" in value else "quantity"
-        problem.expected = f"at most {token.quantities.get(error.meter, 0)}, which was reserved, as the plan says"
-    else:
+    if not isinstance(error, AboveReserved):
         return as_written(error, value) if value.get("quantities") else problem
+    problem.field = f"quantities.{error.meter}" if "quantities" in value else "quantity"
+    problem.expected = f"at most {token.quantities.get(error.meter, 0)}, which was reserved, as the plan says"
     problem.detail = f"{problem.field} must be {problem.expected}"
     return problem
 

@@ -14,7 +14,7 @@ import msgspec
 from spendgate.calls import Finished, Policies, policy_key
 from spendgate.decide import Mode, Verdict
 from spendgate.decision import DegradedDecision
-from spendgate.errors import BacklogFull, GateUnavailable, NotPrepared, ScriptFailed
+from spendgate.errors import BacklogFull, GateUnavailable, NotPrepared, ScriptFailed, UnknownMeter
 from spendgate.event import UsageEvent
 from spendgate.keys import SIGNING_KEY
 from spendgate.outage.book import Book
@@ -163,11 +163,14 @@ class Outage:
         self, token: ReservationToken, action: Action, actual: dict[str, int], failure: GateUnavailable
     ) -> tuple[Finished, Future[None]]:
         """End a reservation that Redis could not be told of. Raises `failure` for an extension, and where nothing is known
-        of the customer; AboveReserved as the plan says."""
+        of the customer; UnknownMeter, and AboveReserved as the plan says."""
         encoded = self._known.get(token.customer_id)
         policy = self._policies.get(decode_record(encoded).policy) if encoded is not None else None
         if action == "extend" or policy is None:
             raise failure
+        for meter in sorted(actual):
+            if meter not in policy.meters:
+                raise UnknownMeter(f"quantities.{meter}", meter)
         committed = committed_quantities(policy.reservations, token.quantities, actual)
         ended, durable = self._book.end(token, action, actual, policy)
         status: ReservationStatus = "committed" if action == "commit" else "released"
