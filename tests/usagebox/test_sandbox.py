@@ -20,7 +20,9 @@ NOW = datetime.now(UTC)
 
 
 @pytest.fixture(params=["hosted", "usagedb"])
-def box(request, tmp_path, run):
+def box(request, tmp_path, run, monkeypatch):
+    """Its clock stands still: what is late stays late, and what is not, when an hour is full during the test."""
+    monkeypatch.setattr("spendgate_daemon.sandbox.app.now_ms", lambda: int(NOW.timestamp() * 1000))
     with serve(create_sandbox(tmp_path / "book.sqlite", key=KEY, dialect=request.param)) as url:
         client = UsageBox(url, KEY, dialect=request.param)
         yield client
