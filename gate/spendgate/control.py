@@ -7,6 +7,7 @@ outbox is for one reader, the store relay.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -16,13 +17,13 @@ import msgspec
 import redis.asyncio
 from redis.asyncio.cluster import RedisCluster
 
-from spendgate.errors import BacklogFull, GateUnavailable, NotPrepared, WrongPolicy
+from spendgate.errors import BacklogFull, NotPrepared, WrongPolicy
 from spendgate.keys import INSTALL_KEY, PARTITIONS, SIGNING_KEY, SLOTS_KEY, counters_key, partition_of, tag_of
 from spendgate.limits.layout import pack_integers
 from spendgate.policy import EffectivePolicy, decode_policy
 from spendgate.script import PUT_EXTERNAL, PUT_OVERRIDES, PUT_STATE, REFRESH, REPAIR_RESERVED, SWEEP, TRIM, Script
 from spendgate.state import Override, OverrideSet, PolicyState
-from spendgate.transports import Argument, Transport, connect, redis_client
+from spendgate.transports import Argument, Transport, connect, own_errors, redis_client
 
 STREAM_START: Final = "0-0"
 SWEEP_BATCH: Final = 100
@@ -82,7 +83,8 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class Control:
-    """Owns its connections. Methods raise GateUnavailable when Redis does not answer."""
+    """Owns its connections. Methods raise GateUnavailable when Redis does not answer or refuses, and ScriptFailed when it
+    fails at what it was asked."""
 
     def __init__(self, client: redis.asyncio.Redis, transport: Transport) -> None:
         self._redis = client
@@ -107,7 +109,7 @@ class Control:
         Redis has lost everything then, and is degraded until it is restored. Raises NotPrepared when Redis was installed with another number of
         partitions or of slots, or is another installation than the store's.
         """
-        async with self._redis.pipeline(transaction=True) as pipe:
+        async with self._pipeline(transaction=True) as pipe:
             pipe.hsetnx(INSTALL_KEY, "id", known.id if known is not None else secrets.token_hex(6))
             pipe.hsetnx(INSTALL_KEY, "partitions", str(PARTITIONS))
             pipe.hgetall(INSTALL_KEY)
@@ -118,9 +120,10 @@ class Control:
         if known is not None and known.id != install_id:
             raise NotPrepared(f"this Redis is installation {install_id}, and the store has that of {known.id}")
         await self._prepare_slots(outage_slots)
-        await self._redis.setnx(SIGNING_KEY, known.secret if known is not None else secrets.token_bytes(32))
+        with own_errors():
+            await self._redis.setnx(SIGNING_KEY, known.secret if known is not None else secrets.token_bytes(32))
         epoch = max(time.time_ns() // 1_000_000, last_epoch + 1)
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with self._pipeline() as pipe:
             for partition in range(PARTITIONS):
                 meta = f"{tag_of(partition)}meta"
                 pipe.hsetnx(meta, "full_at", DEGRADED if known is not None else str(BACKLOG_MAX))
@@ -133,8 +136,9 @@ class Control:
 
     async def _prepare_slots(self, wanted: int | None) -> None:
         """The number stays: shares of two sizes would add up to more than the allowance."""
-        await self._redis.hsetnx(SLOTS_KEY, "count", str(wanted or DEFAULT_SLOTS))
-        count = int(await self._redis.hget(SLOTS_KEY, "count") or 0)
+        with own_errors():
+            await self._redis.hsetnx(SLOTS_KEY, "count", str(wanted or DEFAULT_SLOTS))
+            count = int(await self._redis.hget(SLOTS_KEY, "count") or 0)
         if wanted is not None and count != wanted:
             raise NotPrepared(
                 f"this Redis was installed with {count} slots for outages, not {wanted}; the number can't be changed"
@@ -143,7 +147,7 @@ class Control:
     async def put_default(self, policy: EffectivePolicy) -> None:
         """Set what decides customers nobody knows."""
         encoded, rules, digest = policy.encode(), policy.rules(), policy.digest
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with self._pipeline() as pipe:
             for partition in range(PARTITIONS):
                 pipe.set(f"{tag_of(partition)}policy:{digest}", encoded)
                 pipe.set(f"{tag_of(partition)}rules:{digest}", rules)
@@ -197,7 +201,7 @@ class Control:
     async def not_open(self, reservations: Sequence[tuple[str, str]]) -> list[tuple[int, int] | None]:
         """For each (customer, event id): None while its reservation is open; otherwise the epoch and sequence that its
         partition's outbox had reached, so whatever ended it is recorded there or before."""
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with self._pipeline() as pipe:
             for customer_id, event_id in reservations:
                 tag = tag_of(partition_of(customer_id))
                 pipe.hexists(f"{tag}reservations:{customer_id}", event_id)
@@ -211,12 +215,13 @@ class Control:
     async def customers_with_counters(self, count: int) -> AsyncGenerator[str, None]:
         """Customers that anything was ever counted for, on all nodes, by scans of `count` keys. One who is there all the
         time is found; some may come twice."""
-        async for key in self._redis.scan_iter(match="sg:{p*}:counters:*", count=count):
-            yield key.decode().split(":counters:", 1)[1]
+        with own_errors():
+            async for key in self._redis.scan_iter(match="sg:{p*}:counters:*", count=count):
+                yield key.decode().split(":counters:", 1)[1]
 
     async def mark_mirrored(self, at_us: int) -> None:
         """Note that policy state was compared with its source at this instant."""
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with self._pipeline() as pipe:
             for partition in range(PARTITIONS):
                 pipe.hset(f"{tag_of(partition)}meta", "mirrored_at_us", str(at_us))
             await pipe.execute()
@@ -224,7 +229,8 @@ class Control:
     async def hint(self, customer_id: str) -> None:
         """Ask the mirror to fetch a customer soon. Hints are bounded; the mirror's polling is the truth."""
         key = f"{tag_of(partition_of(customer_id))}hints"
-        await self._redis.xadd(key, {"c": customer_id}, maxlen=HINTS_KEPT, approximate=True)
+        with own_errors():
+            await self._redis.xadd(key, {"c": customer_id}, maxlen=HINTS_KEPT, approximate=True)
 
     async def read_hints(self, cursors: Mapping[int, str], block_ms: int | None = None) -> StreamEntries:
         """Hints after the cursors (stream ids per partition, STREAM_START for all)."""
@@ -240,7 +246,7 @@ class Control:
 
     async def marks(self, cursors: Mapping[int, str]) -> dict[int, Mark]:
         """For each partition, where its outbox ends, and the record that it holds at the cursor."""
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with self._pipeline() as pipe:
             for partition, cursor in cursors.items():
                 pipe.hmget(f"{tag_of(partition)}meta", ["epoch", "seq"])
                 pipe.xrange(f"{tag_of(partition)}outbox", cursor, cursor)
@@ -264,7 +270,7 @@ class Control:
 
     async def outbox_length(self) -> int:
         """Entries that the store lacks, over all partitions."""
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with self._pipeline() as pipe:
             for partition in range(PARTITIONS):
                 pipe.hmget(f"{tag_of(partition)}meta", ["seq", "full_at"])
                 pipe.xlen(f"{tag_of(partition)}outbox")
@@ -276,15 +282,19 @@ class Control:
 
     async def ping(self) -> None:
         """Raises GateUnavailable when Redis does not answer."""
-        try:
+        with own_errors():
             await self._redis.exists(INSTALL_KEY)
-        except (TimeoutError, redis.exceptions.RedisError, OSError) as exc:
-            raise GateUnavailable(f"Redis does not answer: {exc}") from exc
 
     @property
     def redis(self) -> redis.asyncio.Redis:
         """The client, for commands outside the gate's own keys (advice, health)."""
         return self._redis
+
+    @contextlib.asynccontextmanager
+    async def _pipeline(self, *, transaction: bool = False) -> AsyncGenerator[Any, None]:
+        with own_errors():
+            async with self._redis.pipeline(transaction=transaction) as pipe:
+                yield pipe
 
     async def run(self, script: Script, partition: int, arguments: Sequence[Argument]) -> Any:
         """A script that is about a partition."""
@@ -301,7 +311,8 @@ class Control:
         if isinstance(self._redis, RedisCluster):
             reply = await self._read_cluster(streams, count, block_ms)
         else:
-            reply = _streams(await self._redis.xread(streams, count=count, block=block_ms))
+            with own_errors():
+                reply = _streams(await self._redis.xread(streams, count=count, block=block_ms))
         entries: StreamEntries = []
         for key, items in reply:
             for stream_id, fields in items:
@@ -312,7 +323,7 @@ class Control:
         """One read is of one slot there, and nothing can wait for several: ask all of them again and again."""
         deadline = time.monotonic() + (block_ms or 0) / 1000
         while True:
-            async with self._redis.pipeline(transaction=False) as pipe:
+            async with self._pipeline() as pipe:
                 for key, cursor in streams.items():
                     pipe.xread({key: cursor}, count=count)
                 found = [pair for reply in await pipe.execute() for pair in _streams(reply)]

@@ -14,7 +14,7 @@ from spendgate.limits.counter import checked_sum
 from spendgate.policy import EffectivePolicy
 from spendgate.record import Result
 from spendgate.state import OverrideSet, PolicyState
-from spendgate.testing.memory import MemoryRedis, refused
+from spendgate.testing.memory import MemoryRedis, Refused, refused
 from spendgate.testing.reserving import end_overdue
 from spendgate.testing.stored import Customer
 
@@ -38,7 +38,7 @@ def play_put_state(
     _rules: bytes,
     force: bytes,
 ) -> Any:
-    written, customer = PolicyState.decode(state_raw), redis.customer(customer_id.decode())
+    written, customer = PolicyState.decode(state_raw), redis.look_up(customer_id.decode())
     current = customer.state
     if current == written:
         return 0
@@ -46,16 +46,21 @@ def play_put_state(
         other = written.version == current.version and written.policy == current.policy
         if written.version < current.version or (other and written.status == current.status):
             return 0
+    if written.status == "unknown" and redis.default is None:
+        raise Refused("no_policy")
     redis.policies[digest.decode()] = policy_raw
+    customer = redis.customer(customer.id)
     customer.state = written
     redis.restand(customer, changed=True)
     return 1
 
 
 def play_put_overrides(redis: MemoryRedis, _tag: bytes, customer_id: bytes, raw: bytes, version: bytes) -> Any:
-    customer = redis.customer(customer_id.decode())
+    customer = redis.look_up(customer_id.decode())
     if customer.override_set is not None and customer.override_set.version >= int(version):
         return 0
+    redis.policy_in_force(customer)
+    customer = redis.customer(customer.id)
     customer.override_set = msgspec.msgpack.decode(raw, type=OverrideSet)
     redis.restand(customer, changed=True)
     return 1

@@ -5,16 +5,59 @@ Without retries: redis-py makes 10 by default, and a command whose reply was los
 
 from __future__ import annotations
 
-from typing import Any, cast
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Final, cast
 
 import redis.asyncio
+import redis.exceptions
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
+from spendgate.errors import GateUnavailable, ScriptFailed
 from spendgate.transports.address import Address, parse_address
+from spendgate.transports.replies import NOT_EXECUTED
 from spendgate.transports.session import Session
+
+_REFUSALS: Final = (
+    redis.exceptions.ExecAbortError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.NoPermissionError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.AskError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ClusterCrossSlotError,
+)
+"""redis-py knows these codes of NOT_EXECUTED by a class; the others it leaves in the message."""
+
+_OF_PIPELINE: Final = "of pipeline caused error: "
+"""redis-py puts this, and what the command was, before the message."""
+
+_UNANSWERED: Final = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.ClusterError,
+    redis.exceptions.RedisClusterException,
+    OSError,
+)
+
+
+@contextlib.contextmanager
+def own_errors() -> Iterator[None]:
+    """What redis-py raises in the block is raised as the transports would; see `replies`. Only that `executed` is always
+    "unknown": of a pipeline, commands before the one that was refused have run."""
+    try:
+        yield
+    except redis.exceptions.ResponseError as exc:
+        code = str(exc).rpartition(_OF_PIPELINE)[2].partition(" ")[0]
+        if isinstance(exc, _REFUSALS) or code in NOT_EXECUTED:
+            raise GateUnavailable(f"Redis refused: {exc}") from exc
+        raise ScriptFailed(f"Redis failed to run a command: {exc}") from exc
+    except _UNANSWERED as exc:
+        raise GateUnavailable(f"Redis does not answer: {exc}") from exc
 
 
 def redis_client(url: str, timeout_seconds: float) -> redis.asyncio.Redis:
