@@ -15,8 +15,16 @@ from spendgate.keys import customer_tag, decision_id_of, partition_of
 from spendgate.policy import EffectivePolicy, decode_policy
 from spendgate.refusals import error_of
 from spendgate.reservation import Action, Facts, OpenEntry, ReservationStatus
-from spendgate.token import ReservationToken
+from spendgate.token import ReservationToken, token_of
 from spendgate.transports import Argument
+
+DEFAULT_TIMEOUT_SECONDS: Final = 1.0
+"""Of a call, where there is no journal."""
+
+DEADLINE_SECONDS: Final = 0.02
+"""After so long without an answer it is an outage."""
+
+RESERVATIONS_LISTED: Final = 100
 
 MAX_LIFETIME_SECONDS: Final = 86_400
 """Of a reservation, whatever a plan says."""
@@ -169,6 +177,18 @@ def decision_of(reply: Sequence[Any], event: UsageEvent, policy: EffectivePolicy
         event=event,
         outcome=_OUTCOMES[outcome],
     )
+
+
+def token_given(decision: Decision) -> ReservationToken:
+    """What the id of a reservation says that Redis just gave."""
+    return token_of(decision.event, decision.stream_id, decision.effective_at_us, decision.policy)
+
+
+def signing_key_of(stored: bytes | None) -> bytes:
+    """Raises NotPrepared where Redis has none."""
+    if stored is None:
+        raise NotPrepared("Redis holds no key to sign reservations with: start the daemon once")
+    return stored
 
 
 def finished_of(reply: Sequence[Any], token: ReservationToken) -> Finished:

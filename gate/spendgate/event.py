@@ -13,7 +13,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypedDict
 
 import msgspec
 
@@ -74,6 +74,25 @@ class UsageEvent(msgspec.Struct, frozen=True, array_like=True):
         return hashlib.blake2b(content, digest_size=12).digest()
 
 
+class EventFields(TypedDict, total=False):
+    """What `usage_event` takes beside customer, meter and quantity."""
+
+    quantities: Mapping[str, int] | None
+    """Meter to quantity, for several meters that are debited all or none; then `meter` and `quantity` are left out."""
+
+    event_id: str | None
+    """Unique per customer. None makes a random one, and the answer says that a retry is not safe."""
+
+    metadata: Mapping[str, MetadataValue] | None
+    """Flat. Limits may look at it, and weights at its `model`."""
+
+    occurred_at: datetime | None
+    """With its time zone. Data: it selects no period."""
+
+    traceparent: str | None
+    """W3C Trace Context. One that is not shaped as its version 00 is dropped, as that specification asks."""
+
+
 def usage_event(
     customer_id: str,
     meter: str | None = None,
@@ -85,11 +104,9 @@ def usage_event(
     occurred_at: datetime | None = None,
     traceparent: str | None = None,
 ) -> UsageEvent:
-    """Build a validated event from either `meter` and `quantity`, or `quantities`.
+    """Build a validated event from either `meter` and `quantity`, or `quantities`; see `EventFields`.
 
-    Quantities are whole numbers from 1 to 10^12. `event_id` None makes a random one, and the answer then says
-    that a retry is not safe. A `traceparent` that is not W3C version 00 shaped is dropped, as that
-    specification asks. Raises InvalidEvent naming the field.
+    Quantities are whole numbers from 1 to 10^12. Raises InvalidEvent naming the field.
     """
     check_id("customer_id", customer_id)
     if event_id is not None:
