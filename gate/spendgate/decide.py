@@ -69,10 +69,8 @@ def decide(
     standing = standing or Standing()
     reserving = mode == "reserve"
     deadline_us = now_us + _lifetime_us(policy, lifetime_us) if reserving else 0
-    too_old = (
-        policy.max_staleness_us is not None and mirrored_at_us and now_us - mirrored_at_us > policy.max_staleness_us
-    )
-    context = context_of(state, now_us, reserving=reserving, stale_mirror_us=mirrored_at_us if too_old else 0)
+    stale_mirror_us = mirrored_at_us if policy.finds_too_old(mirrored_at_us, now_us) else 0
+    context = context_of(state, now_us, reserving=reserving, stale_mirror_us=stale_mirror_us)
     checks = [check_limit(limit, event, counters.get(counter_field(limit)), context) for limit in policy.limits]
     active = [override for override in overrides if override.until_us > now_us]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, Literal
 
 from spendgate.decide import Outcome, Verdict
@@ -12,6 +11,7 @@ from spendgate.errors import SpendgateError
 from spendgate.event import UsageEvent
 from spendgate.keys import decision_id_of, partition_of
 from spendgate.limits.result import LimitResult
+from spendgate.overshoot import allowances_of
 from spendgate.policy import EffectivePolicy
 from spendgate.reasons import MICRO, Case, Unblock, rfc3339, sentence_of, unblock_of
 from spendgate.record import Record, decode_record, finish_of, verdict_of
@@ -116,7 +116,13 @@ class Decision:
         """Given without Redis; see `DegradedDecision`."""
         return False
 
-    overshoot_bound: Mapping[str, int] = MappingProxyType({})
+    @property
+    def overshoot_bound(self) -> Mapping[str, int]:
+        """Per limit of the event, the most units that can pass beyond it until the billing data is fresh again, by all
+        processes. Empty where it is fresh."""
+        if not self.policy.finds_too_old(self.record.mirrored_at_us, self.record.now_us):
+            return {}
+        return allowances_of(self.policy, self.event)
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -225,13 +231,17 @@ class DegradedDecision(Decision):
     ) -> None:
         super().__init__("decided", "", record, policy, at_us)
         self._verdict = verdict
-        self.overshoot_bound = overshoot_bound
+        self._overshoot_bound = overshoot_bound
         self.sequence = sequence
         """Where in its journal; 0: nothing was let pass."""
 
     @property
     def degraded(self) -> bool:
         return True
+
+    @property
+    def overshoot_bound(self) -> Mapping[str, int]:
+        return self._overshoot_bound
 
     @property
     def verdict(self) -> Verdict:

@@ -56,6 +56,11 @@ class EffectivePolicy(msgspec.Struct, frozen=True, omit_defaults=True, dict=True
     reservations: ReservationTerms = ReservationTerms()
     max_staleness_us: int | None = None
 
+    def finds_too_old(self, mirrored_at_us: int, now_us: int) -> bool:
+        """Whether a mirror of then is too old now; without one (0) nothing is."""
+        most_us = self.max_staleness_us
+        return most_us is not None and mirrored_at_us > 0 and now_us - mirrored_at_us > most_us
+
     def encode(self) -> bytes:
         """MessagePack. Equal policies encode to equal bytes."""
         return _encoder.encode(self)

@@ -168,10 +168,14 @@ def test_behind_a_mirror_that_is_too_old_each_limit_lets_its_allowance_pass(stag
     stage.contract("acme", policy_of(*allowing, max_staleness_us=60_000_000), granted_micro_credits=10_000)
     mirror(stage)
     stage.clock.advance(seconds=60)
-    assert stage.decide("acme", "tokens", 100).allowed, "as old as it may be"
+    fresh = stage.decide("acme", "tokens", 100)
+    assert (fresh.allowed, fresh.overshoot_bound) == (True, {}), "as old as it may be"
     stage.clock.advance(microseconds=1)
-    assert stage.decide("acme", "tokens", 15).allowed
+    passed = stage.decide("acme", "tokens", 15)
+    assert (passed.allowed, passed.degraded) == (True, False)
+    assert passed.answer()["overshoot_bound"] == {"tokens-day": 15, "wallet": 160}
     denied = stage.decide("acme", "tokens", 1)
+    assert denied.overshoot_bound == {"tokens-day": 15, "wallet": 160}
     assert (denied.outcome, denied.reason, denied.limit_id) == ("throttle", "mirror_stale", "tokens-day")
     mirror(stage)
     assert stage.decide("acme", "tokens", 100).allowed
@@ -181,6 +185,20 @@ def test_behind_a_mirror_that_is_too_old_each_limit_lets_its_allowance_pass(stag
     stage.contract("acme", only_credits, granted_micro_credits=10_000)
     assert stage.decide("acme", "tokens", 1).allowed
     assert stage.decide("acme", "tokens", 1).reason == "mirror_stale"
+
+
+def test_no_more_than_the_bound_passes_beyond_a_limit_that_the_mirror_knows_too_late(stage):
+    """All that is used elsewhere is hidden: what passes here is what the answers said, to the unit."""
+    limits = (quota(1000, outage_allowance=15), quota(1000, id="of", outage_allowance=7, per="agent", max_values=9))
+    stage.contract("acme", policy_of(*limits, max_staleness_us=60_000_000))
+    mirror(stage)
+    stage.clock.advance(seconds=61)
+    asked = [stage.decide("acme", "tokens", 1, metadata={"agent": number % 2}) for number in range(40)]
+    assert sum(each.allowed for each in asked) == 14
+    assert {tuple(each.overshoot_bound.items()) for each in asked} == {(("tokens-day", 15), ("of", 7))}
+    unbounded = policy_of(quota(1000, hard_cap=None, outage_allowance=15), max_staleness_us=60_000_000)
+    stage.contract("acme", unbounded)
+    assert stage.decide("acme", "tokens", 1).overshoot_bound == {}, "there is no limit to go beyond"
 
 
 # Floors --------------------------------------------------------------------------------------------------------------

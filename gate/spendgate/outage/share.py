@@ -16,7 +16,6 @@ from spendgate.limits import (
     NOT_KEPT,
     Counter,
     Counters,
-    Credits,
     Limit,
     PeriodCounter,
     Quota,
@@ -24,9 +23,10 @@ from spendgate.limits import (
     counter_field,
     counter_of_field,
 )
-from spendgate.limits.check import Context, Ending, amount_of, applies, text_of
+from spendgate.limits.check import Context, Ending, applies, text_of
 from spendgate.outage.entries import KeptCounter
 from spendgate.outage.slot import Slot
+from spendgate.overshoot import allowances_of
 from spendgate.policy import EffectivePolicy
 from spendgate.record import Record
 
@@ -198,12 +198,8 @@ def _waiting(verdict: Verdict, limit_id: str | None) -> Verdict:
 
 def _overshoot_bound(policy: EffectivePolicy, event: UsageEvent, slots: int) -> dict[str, int]:
     return {
-        limit.id: slots * (limit.outage_allowance // slots) if slots else 0
-        for limit in policy.limits
-        if limit.mode == "enforce"
-        and (isinstance(limit, Credits) or (isinstance(limit, Quota) and limit.hard_cap is not None))
-        and amount_of(event, limit.meters)
-        and applies(limit.match, event)
+        limit_id: slots * (allowance // slots) if slots else 0
+        for limit_id, allowance in allowances_of(policy, event).items()
     }
 
 

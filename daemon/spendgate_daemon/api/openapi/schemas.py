@@ -192,7 +192,10 @@ DECISION: Final = answer(
     dry_run=BOOLEAN,
     degraded=BOOLEAN | {"description": "Answered without Redis, by the outage rule; settled when it is back."},
     overshoot_bound=mapped(WHOLE)
-    | {"description": "When degraded: the most units that can pass beyond each limit of the event, by all processes."},
+    | {
+        "description": "When degraded, or behind a mirror older than `max_staleness`: the most units that can pass beyond "
+        "each limit of the event, by all processes. Empty otherwise."
+    },
     customer_id=TEXT,
     customer_state=STATE,
     reason=answer(code=TEXT, message=TEXT),
