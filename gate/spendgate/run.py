@@ -16,8 +16,9 @@ from typing import Any, Protocol, Self, TypeVar
 from spendgate.calls import Finished
 from spendgate.decide import Mode
 from spendgate.decision import Decision, Denied
-from spendgate.errors import InvalidEvent, SpendgateError
+from spendgate.errors import InvalidEvent, ReservationFinished, SpendgateError, UnknownReservation
 from spendgate.event import UsageEvent
+from spendgate.late import late_end, late_use_of
 
 T = TypeVar("T")
 
@@ -105,6 +106,10 @@ class Run(_Counting):
     On the way out it commits what `commit` or `add` told, and releases the reservation when they told nothing. When
     even that fails, GateUnavailable is raised; the reservation then ends by its deadline. Cancelling the block doesn't
     cancel this, and what was reserved for a block that was cancelled before it began is released.
+
+    A block that lasts beyond the deadline and the plan's grace keeps nothing reserved: others may have used the room. What
+    it told is recorded as usage all the same, so a limit may be exceeded; `finished.status` is `expired`, and a warning is
+    logged. `extend` in time avoids it. ReservationFinished is raised where somebody else has ended the reservation.
     """
 
     def __init__(self, gate: Reserves, event: UsageEvent, lifetime_seconds: int | None) -> None:
@@ -136,11 +141,19 @@ class Run(_Counting):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._actual is None:
-            ending = _started(self._gate.release(self.reservation_id))
-        else:
-            ending = _started(self._gate.commit(self.reservation_id, quantities=self._actual))
-        self.finished = await asyncio.shield(ending)
+        self.finished = await asyncio.shield(_started(self._end()))
+
+    async def _end(self) -> Finished:
+        try:
+            if self._actual is None:
+                return await self._gate.release(self.reservation_id)
+            return await self._gate.commit(self.reservation_id, quantities=self._actual)
+        except (ReservationFinished, UnknownReservation) as exc:
+            late = late_use_of(self.decision, self._actual or {}, exc)
+            if late is None:
+                raise
+        recorded = await self._gate.submit(late.event, mode="record") if late.event is not None else None
+        return late_end(self.decision, late, recorded)
 
 
 class SyncRun(_Counting):
@@ -163,10 +176,19 @@ class SyncRun(_Counting):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._actual is None:
-            self.finished = self._gate.release(self.reservation_id)
-        else:
-            self.finished = self._gate.commit(self.reservation_id, quantities=self._actual)
+        self.finished = self._end()
+
+    def _end(self) -> Finished:
+        try:
+            if self._actual is None:
+                return self._gate.release(self.reservation_id)
+            return self._gate.commit(self.reservation_id, quantities=self._actual)
+        except (ReservationFinished, UnknownReservation) as exc:
+            late = late_use_of(self.decision, self._actual or {}, exc)
+            if late is None:
+                raise
+        recorded = self._gate.submit(late.event, mode="record") if late.event is not None else None
+        return late_end(self.decision, late, recorded)
 
 
 _asked: set[asyncio.Future[Any]] = set()

@@ -17,16 +17,6 @@ from spendgate.policy import ReservationTerms
 from spendgate.state import burn_order
 from spendgate.testing import FakeSyncGate
 from spendgate_daemon.documents import compile_policy, load_document
-from stage import RedisStage
-
-NOBODY = policy_of(deny_unknown=True)
-
-
-@pytest.fixture(params=["redis", "fake"])
-def stage(request, redis_url):
-    made = RedisStage(redis_url, NOBODY) if request.param == "redis" else FakeSyncGate(NOBODY)
-    yield made
-    made.close()
 
 
 def reserve(stage, quantity=100, **fields):

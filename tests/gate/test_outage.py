@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 import redis
 
+from clusters import until
 from house import DENY_UNKNOWN, credits_limit, policy_of, quota, state_of
 from proxy import Proxy
 from redis_servers import find_redis_servers, start_redis, stop
@@ -22,6 +23,7 @@ from spendgate.errors import NotPrepared, UnknownMeter
 from spendgate.keys import PARTITIONS
 from spendgate.limits import Concurrency
 from spendgate.outage.journal import Journal
+from spendgate.policy import ReservationTerms
 from spendgate.record import decode_record
 from spendgate.state import Override
 from spendgate.transports import connect
@@ -374,6 +376,45 @@ def test_a_run_reserved_in_an_outage_is_committed_when_redis_is_back(site):
     assert gate.commit(reserved.reservation_id, 25).duplicate
     assert site.used(gate) == 26
     assert gate.outage.status.unsettled == 0
+
+
+@pytest.mark.parametrize(("at_deadline", "used"), [("release", 25), ("commit", 60)])
+def test_a_run_of_an_outage_that_outlives_its_reservation_is_counted(site, at_deadline, used):
+    terms = ReservationTerms(lifetime_us=1, grace_us=0, at_deadline=at_deadline)
+    site.prepare(policy_of(quota(1000, outage_allowance=400), reservations=terms))
+    gate = site.gate()
+    spend(gate, 1)
+    with ExitStack() as stack:
+        with site.outage(gate):
+            run = stack.enter_context(gate.reserve("acme", "tokens", 60))
+        assert gate.outage.status.unsettled == 0, "the caretaker has ended it"
+        run.add(25)
+    assert (run.finished.status, run.finished.committed) == ("expired", {"tokens": used})
+    assert site.used(gate) == 1 + used
+
+
+@pytest.mark.parametrize(
+    ("at_deadline", "action", "used"),
+    [("release", "commit", 25), ("commit", "commit", 60), ("release", "release", 0), ("commit", "release", 60)],
+)
+def test_an_end_that_redis_hears_of_after_the_deadline_counts_what_was_used(site, at_deadline, action, used):
+    terms = ReservationTerms(lifetime_us=500_000, grace_us=0, at_deadline=at_deadline)
+    site.prepare(policy_of(quota(1000, outage_allowance=400), reservations=terms))
+    gate = site.gate()
+    held = gate.submit(usage_event("acme", "tokens", 60), mode="reserve")
+    with site.outage(gate):
+        spend(gate, 1, 2)
+        finished = gate.commit(held.reservation_id, 25) if action == "commit" else gate.release(held.reservation_id)
+        assert finished.status == ("committed" if action == "commit" else "released")
+        spend(gate, 1, 2)
+        until(lambda: gate.outage._slot.clock_us() > held.effective_at_us + 500_000)
+    assert site.used(gate) == used + 4
+    assert (gate.outage.status.unsettled, gate.outage.status.refused) == (0, 0)
+    late = [record for record in site.records() if record.event and record.event.event_id.startswith("late-")]
+    assert [(each.mode, each.event.quantities) for each in late] == (
+        [("settle", {"tokens": 25})] if (at_deadline, action) == ("release", "commit") else []
+    )
+    assert gate.snapshot("acme").limits()[0].reserved == 0
 
 
 def test_a_torn_last_entry_is_one_that_nobody_was_answered_for(site):

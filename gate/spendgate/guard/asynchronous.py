@@ -94,7 +94,8 @@ def guard(
     are sent under their own names. `event_id` None makes one per call, so that calling again is another event.
 
     With `used`, the quantity is an estimate that is reserved, and what `used` says is committed: of the result, or
-    summed over the items of a stream. `lifetime_seconds` must outlast the call; None is what the plan gives.
+    summed over the items of a stream. `lifetime_seconds` should outlast the call (see `Run` for what happens
+    otherwise); None is what the plan gives.
     `gate` may be a function, for a gate that is made after its functions are. A generator asks when its first item is
     asked for; whoever leaves one early closes it (`contextlib.aclosing`), which is when it commits.
 

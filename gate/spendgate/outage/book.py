@@ -13,6 +13,7 @@ from spendgate.decide import Mode
 from spendgate.errors import BacklogFull, Conflict, NotPrepared
 from spendgate.event import UsageEvent
 from spendgate.keys import counters_key
+from spendgate.late import late_use
 from spendgate.limits import Counters
 from spendgate.outage.entries import Ended, Entry, Granted, KeptCounter, Opened, Settled
 from spendgate.outage.journal import COMPACTED_ABOVE_BYTES, Journal
@@ -93,13 +94,14 @@ class Book:
             return granted, self.journal.append(granted)
 
     def end(
-        self, token: ReservationToken, action: Action, actual: dict[str, int], policy: EffectivePolicy | None
+        self, token: ReservationToken, action: Action, actual: dict[str, int], policy: EffectivePolicy
     ) -> tuple[Ended, Future[None]]:
         """Note how a reservation ended; Redis is told later."""
         with self._lock:
             self._sequence += 1
             kept = self._freed(token.event, actual, policy)
-            ended = Ended(self._sequence, token.event, token.stream_id, token.effective_at_us, action, actual, kept)
+            at_us, digest = token.effective_at_us, policy.digest
+            ended = Ended(self._sequence, token.event, token.stream_id, at_us, action, actual, kept, digest)
             self._ends[ended.sequence] = ended
             return ended, self.journal.append(ended)
 
@@ -117,11 +119,14 @@ class Book:
 
         Raises GateUnavailable, ScriptFailed or NotPrepared where it has to be tried again."""
         stopped = set()
-        for ended in list(self._ends.values()):
-            self._settle_end(transport, ended)
-        for granted in list(self._grants.values()):
-            if self._settle_grant(transport, granted, policy_of):
-                stopped.add(granted.event.customer_id)
+        waiting: list[Granted | Ended] = [*self._ends.values(), *self._grants.values()]
+        for entry in sorted(waiting, key=lambda each: each.sequence):
+            if isinstance(entry, Ended):
+                stops = self._settle_end(transport, entry, policy_of)
+            else:
+                stops = self._settle_grant(transport, entry, policy_of)
+            if stops:
+                stopped.add(entry.event.customer_id)
         for run in list(self._runs.values()):
             if run.ends_at_us <= now_us:
                 self._end_overdue(transport, run, policy_of)
@@ -205,7 +210,8 @@ class Book:
             self._settled(granted.sequence, kept, "conflict" if status == "conflict" else "")
         return bool(reply[2] != b"ok")
 
-    def _settle_end(self, transport: SyncTransport, ended: Ended) -> None:
+    def _settle_end(self, transport: SyncTransport, ended: Ended, policy_of: PolicyOf) -> bool:
+        """Whether its customer is stopped now, as far as that is told."""
         token = ReservationToken(
             ended.event.customer_id,
             ended.event.event_id,
@@ -216,7 +222,22 @@ class Book:
         )
         arguments = finish_arguments(token, ended.action, ended.actual)
         reply = transport.run(FINISH_RESERVATION, counters_key(token.customer_id), arguments)
-        self._settled(ended.sequence, problem=_problem_of(reply))
+        problem = _problem_of(reply)
+        if problem != "reservation_finished" or not ended.digest:  # an entry of an earlier version has none
+            self._settled(ended.sequence, problem=problem)
+            return False
+        # Its deadline was sooner than Redis was back. It was committed in time, so what was used of it counts.
+        terms = policy_of(token.customer_id, ended.digest).reservations
+        how = reply[2].decode()
+        late = late_use(ended.event, ended.stream_id, ended.effective_at_us, terms, ended.actual, how)
+        if late is None or late.event is None:
+            self._settled(ended.sequence, problem=problem if late is None else "")
+            return False
+        arguments = settle_arguments(late.event, ended.effective_at_us, ended.digest, self.journal.name, ended.sequence)
+        reply = transport.run(SETTLE, counters_key(token.customer_id), arguments)
+        problem = _problem_of(reply)
+        self._settled(ended.sequence, problem=problem)
+        return not problem and bool(reply[2] != b"ok")
 
     def _end_overdue(self, transport: SyncTransport, run: Granted, policy_of: PolicyOf) -> None:
         """Nobody has ended it: its plan says how. Somebody else may have, through Redis; then that counts."""

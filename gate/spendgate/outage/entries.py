@@ -39,7 +39,8 @@ class Granted(msgspec.Struct, frozen=True, array_like=True, tag="granted"):
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
-    """A reservation that was ended while Redis was away; it may have been given by Redis or here."""
+    """A reservation that was ended while Redis was away; it may have been given by Redis or here. `digest` is of the
+    customer's policy then."""
 
     sequence: int
     event: UsageEvent
@@ -48,6 +49,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
     action: Action
     actual: dict[str, int]
     counters: tuple[KeptCounter, ...]
+    digest: str = ""
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
