@@ -124,14 +124,19 @@ async def _usagebox(settings: Settings) -> list[Finding]:
     if settings.usagebox_url is None:
         return [Finding("UsageBox", "ok", "none configured; `spendgate up` would run the sandbox")]
     key = value_of(settings.usagebox_key)
-    dialect = settings.usagebox_dialect
-    async with UsageBox(settings.usagebox_url, key, dialect=dialect, timeout_seconds=TIMEOUT_SECONDS) as box:
+    stated = settings.stated_dialect
+    async with UsageBox(settings.usagebox_url, key, dialect=stated, timeout_seconds=TIMEOUT_SECONDS) as box:
         try:
+            dialect = await box.find_dialect()
             policies = await box.policies(None)
         except UsageBoxError as exc:
-            return [Finding("UsageBox", "fault", f"{box.host}: {exc}")]
+            alive = "; somebody answers at /health" if await box.health() else ""
+            return [Finding("UsageBox", "fault", f"{box.host}: {exc}{alive}")]
     kind = "the sandbox" if settings.usagebox_is_sandbox else "a UsageBox"
-    found = [Finding("UsageBox", "ok", f"{kind} at {box.host}, spoken to as {dialect}")]
+    spoken = f"spoken to as {dialect}, told by {box.dialect_told_by}"
+    found = [Finding("UsageBox", "ok", f"{kind} at {box.host}, {spoken}")]
+    if dialect == "hosted":
+        found.append(Finding("UsageBox", "ok", "the hosted API has no corrections: they need a person there"))
     if policies is None:
         file = settings.customers_file
         source = f"its catalog and {file}" if file is not None else "its catalog; SPENDGATE_CUSTOMERS_FILE can say more"

@@ -60,8 +60,10 @@ class Settings(BaseSettings):
     usagebox_url: str | None = Field(
         None, description="Base URL of UsageBox. None: the sandbox of `spendgate up`, or no UsageBox for a lone daemon."
     )
-    usagebox_dialect: Literal["hosted", "usagedb"] = Field(
-        "hosted", description="Which form of the metering API it speaks: the hosted service's, or usageDb's own."
+    usagebox_dialect: Literal["auto", "hosted", "usagedb"] = Field(
+        "auto",
+        description="Which form of the metering API it speaks: the hosted service's, usageDb's own, or `auto`: the shape of "
+        "its answers tells, and no usage is sent before they do.",
     )
     usagebox_is_sandbox: bool = Field(default=False, description="Its data is play data: pages say SANDBOX.")
     usagebox_key: SecretStr | None = Field(
@@ -154,6 +156,11 @@ class Settings(BaseSettings):
             if value is not None:
                 values[variable_of(name)] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         return values
+
+    @property
+    def stated_dialect(self) -> Literal["hosted", "usagedb"] | None:
+        """None: it has to be found out."""
+        return None if self.usagebox_dialect == "auto" else self.usagebox_dialect
 
     @property
     def api(self) -> str:

@@ -203,7 +203,7 @@ async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
 
 
 def _usagebox(settings: Settings, url: str) -> UsageBox:
-    return UsageBox(url, value_of(settings.usagebox_key), dialect=settings.usagebox_dialect)
+    return UsageBox(url, value_of(settings.usagebox_key), dialect=settings.stated_dialect)
 
 
 def _usagebox_jobs(

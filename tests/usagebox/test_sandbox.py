@@ -61,7 +61,7 @@ def test_rollups_drop_the_first_partial_hour_and_miss_late_events(box, run):
 def test_a_closed_period_refuses_usage(box, run, tmp_path):
     month = NOW.strftime("%Y-%m")
     run(box.send_usage([event(1)]))
-    with httpx.Client(base_url=str(box._http.base_url), headers={"authorization": f"Bearer {KEY}"}) as http:
+    with httpx.Client(base_url=str(box.connection._http.base_url), headers={"authorization": f"Bearer {KEY}"}) as http:
         closed = http.post(f"/v1/accounts/acme/periods/{month}/close").json()
         assert closed["frozen"] == {"quantity": "10", "event_count": 1}
         assert run(box.send_usage([event(2)])).rejected == 1
@@ -73,7 +73,7 @@ def test_a_closed_period_refuses_usage(box, run, tmp_path):
 def test_policies_come_by_cursor_and_versions_grow(box, run):
     async def scenario():
         async with httpx.AsyncClient(
-            base_url=str(box._http.base_url), headers={"x-api-key": KEY, "authorization": f"Bearer {KEY}"}
+            base_url=str(box.connection._http.base_url), headers={"x-api-key": KEY, "authorization": f"Bearer {KEY}"}
         ) as http:
             path = "/sandbox/v1/customers/acme"
             assert (await http.put(path, json={"name": "Acme"})).status_code == 404
@@ -100,7 +100,7 @@ def test_a_flag_is_raised_once_per_key(box, run):
             )
         await box.clear_flag("acme", "hard-stop", idempotency_key="k2")
         async with httpx.AsyncClient(
-            base_url=str(box._http.base_url), headers={"authorization": f"Bearer {KEY}"}
+            base_url=str(box.connection._http.base_url), headers={"authorization": f"Bearer {KEY}"}
         ) as http:
             return (await http.get("/sandbox/v1/flag-events")).json()["items"]
 
@@ -109,7 +109,7 @@ def test_a_flag_is_raised_once_per_key(box, run):
 
 def test_a_wrong_key_is_refused_and_no_server_is_unavailable(box, run):
     async def scenario():
-        async with UsageBox(str(box._http.base_url), "wrong", timeout_seconds=2) as other:
+        async with UsageBox(str(box.connection._http.base_url), "wrong", timeout_seconds=2) as other:
             with pytest.raises(UsageBoxRefused):
                 await other.send_usage([event(1)])
         async with UsageBox("http://127.0.0.1:1", KEY, timeout_seconds=1) as nobody:

@@ -26,7 +26,7 @@ def command(
     file
         Its SQLite file. Default: sandbox.sqlite3 in the home.
     dialect
-        Which form of the metering API it speaks. Default: SPENDGATE_USAGEBOX_DIALECT.
+        Which form of the metering API it speaks. Default: SPENDGATE_USAGEBOX_DIALECT, or hosted where that is auto.
     webhook_url
         Where it sends webhooks. Default: the API's /webhooks/usagebox.
     """
@@ -40,7 +40,7 @@ def command(
     app = create_sandbox(
         file or place.sandbox,
         key=value_of(settings.usagebox_key),
-        dialect=dialect or settings.usagebox_dialect,
+        dialect=dialect or settings.stated_dialect or "hosted",
         webhook_url=webhook_url or f"{settings.api}/webhooks/usagebox",
         webhook_secret=value_of(settings.webhook_secret),
     )
