@@ -1,4 +1,4 @@
-"""The client against the sandbox over real HTTP: what the API page says, in both dialects."""
+"""The client against the sandbox over real HTTP, in both dialects; and the sandbox's webhooks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
+import msgspec
 import pytest
 from standardwebhooks.webhooks import Webhook
 
 from serving import serve
 from spendgate_daemon.sandbox import create_sandbox
-from spendgate_daemon.usagebox import BatchResult, UsageBox, UsageBoxRefused, UsageBoxUnavailable, UsageEvent
+from spendgate_daemon.usagebox import (
+    BatchResult,
+    CorrectionRef,
+    NotInDialect,
+    Period,
+    UsageBox,
+    UsageBoxRefused,
+    UsageEvent,
+)
+from spendgate_daemon.usagebox.values import Frozen
 
 KEY = "ubx_test"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -48,86 +58,54 @@ def test_totals_tell_our_own_usage_from_others(box, run):
     assert {line.keys["source"]: line.quantity for line in lines} == {"spendgate/test": 10, "other": 5}
 
 
-def test_rollups_drop_the_first_partial_hour_and_miss_late_events(box, run):
-    hour = NOW.replace(minute=0, second=0, microsecond=0)
-    run(box.send_usage([event(1, 10), event(2, 3, at=hour - timedelta(hours=5))]))
-    end = hour + timedelta(hours=1)
-    whole = run(box.totals("acme", hour - timedelta(days=1), end, ["meter_id"]))
-    assert [line.quantity for line in whole] == [10], "the late event is missing until a rebuild"
-    cut = run(box.totals("acme", hour + timedelta(microseconds=1000), end, ["meter_id"]))
-    assert cut == [], "an edge inside the hour drops the hour"
+def test_what_was_sent_is_read_back_field_by_field(box, run):
+    sent = [event(1), event(2, model_id=None, source="other", meter_id="images")]
+    run(box.send_usage(sent))
+    span = (NOW - timedelta(hours=1), NOW + timedelta(hours=1))
+    assert run(box.events("acme", *span)) == sent
+    assert run(box.events("acme", *span, meter_id="images")) == sent[1:]
+    explanation = run(box.explain("acme", *span))
+    assert {(line.meter_id, line.model_id, line.source, line.unit, line.quantity) for line in explanation.lines} == {
+        ("tokens", "m", "spendgate/test", "token", 10),
+        ("images", "", "other", "token", 10),
+    }
+    assert explanation.corrections == ()
+    assert run(box.verify("acme", *span)).raw_total == 20
 
 
-def test_a_closed_period_refuses_usage(box, run, tmp_path):
+def test_corrections_are_for_usagedb_only_and_adjust_a_closed_period(box, run):
     month = NOW.strftime("%Y-%m")
+    correction = msgspec.structs.replace(
+        event(2, -3), kind="Correction", correction_ref=CorrectionRef("e1", "counted twice")
+    )
     run(box.send_usage([event(1)]))
-    with httpx.Client(base_url=str(box.connection._http.base_url), headers={"authorization": f"Bearer {KEY}"}) as http:
-        closed = http.post(f"/v1/accounts/acme/periods/{month}/close").json()
-        assert closed["frozen"] == {"quantity": "10", "event_count": 1}
-        assert run(box.send_usage([event(2)])).rejected == 1
-        http.post(f"/v1/accounts/acme/periods/{month}/reopen")
-        assert run(box.send_usage([event(2)])).accepted == 1
-        assert http.get("/v1/accounts/acme/usage?from=x&to=y").status_code == 500
+    assert run(box.period("acme", month)).frozen is None
+    run(box.connection.send("close", "POST", f"/v1/accounts/acme/periods/{month}/close", None))
+    assert run(box.send_usage([event(3)])).rejected == 1
+    if box.dialect == "hosted":
+        with pytest.raises(NotInDialect):
+            run(box.send_usage([correction]))
+        assert run(box.period("acme", month)) == Period("Closed", 10, Frozen(10, 1))
+        return
+    assert run(box.send_usage([correction])).accepted == 1
+    period = run(box.period("acme", month))
+    assert (period.state, period.quantity, period.frozen) == ("Closed", 7, Frozen(10, 1))
+    assert [each["event_id"] for each in period.pending_adjustments] == ["e2"]
+    span = (NOW - timedelta(hours=1), NOW + timedelta(hours=1))
+    assert run(box.explain("acme", *span)).corrections == (correction,)
 
 
-def test_policies_come_by_cursor_and_versions_grow(box, run):
+def test_a_wrong_key_is_refused_where_there_are_keys(box, run):
     async def scenario():
-        async with httpx.AsyncClient(
-            base_url=str(box.connection._http.base_url), headers={"x-api-key": KEY, "authorization": f"Bearer {KEY}"}
-        ) as http:
-            path = "/sandbox/v1/customers/acme"
-            assert (await http.put(path, json={"name": "Acme"})).status_code == 404
-            await http.put(path, json={"name": "Acme", "plan": "starter", "caps": {"tokens": 5}})
-            first, cursor = await box.policies(None)
-            await http.put(path, json={"plan": "starter"})
-            assert (await box.policies(cursor))[0] == [], "nothing changed"
-            await http.post(f"{path}/credits", json={"amount": 50})
-            second, _ = await box.policies(cursor)
-            return first, second
+        async with UsageBox(str(box.connection._http.base_url), "wrong") as other:
+            await other.send_usage([event(1)])
 
-    first, second = run(scenario())
-    assert [(p.customer_id, p.version, p.caps, p.credits_granted_total) for p in first] == [
-        ("acme", 1, {"tokens": 5}, None)
-    ]
-    assert [(p.version, p.credits_granted_total) for p in second] == [(2, 50)]
-
-
-def test_a_flag_is_raised_once_per_key(box, run):
-    async def scenario():
-        for key in ("k1", "k1"):
-            await box.raise_flag(
-                "acme", "hard-stop", reason="r", decision_id="d", occurred_at_us=1, idempotency_key=key
-            )
-        await box.clear_flag("acme", "hard-stop", idempotency_key="k2")
-        async with httpx.AsyncClient(
-            base_url=str(box.connection._http.base_url), headers={"authorization": f"Bearer {KEY}"}
-        ) as http:
-            return (await http.get("/sandbox/v1/flag-events")).json()["items"]
-
-    assert [item["kind"] for item in run(scenario())] == ["raised", "cleared"]
-
-
-def test_a_wrong_key_is_refused_and_no_server_is_unavailable(box, run):
-    async def scenario():
-        async with UsageBox(str(box.connection._http.base_url), "wrong", timeout_seconds=2) as other:
-            with pytest.raises(UsageBoxRefused):
-                await other.send_usage([event(1)])
-        async with UsageBox("http://127.0.0.1:1", KEY, timeout_seconds=1) as nobody:
-            with pytest.raises(UsageBoxUnavailable):
-                await nobody.send_usage([event(1)])
-
-    run(scenario())
-
-
-def test_what_is_committed_survives_a_restart(tmp_path, run):
-    for expected in (BatchResult(1, 0, 0, 0), BatchResult(0, 1, 0, 0)):
-        with serve(create_sandbox(tmp_path / "book.sqlite", key=KEY)) as url:
-
-            async def send(url=url):
-                async with UsageBox(url, KEY) as box:
-                    return await box.send_usage([event(1)])
-
-            assert run(send()) == expected
+    if box.dialect == "usagedb":
+        run(scenario())
+        return
+    with pytest.raises(UsageBoxRefused) as refused:
+        run(scenario())
+    assert refused.value.status == 401
 
 
 def test_webhooks_are_signed_and_repeated_until_taken(tmp_path):

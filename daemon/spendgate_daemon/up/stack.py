@@ -127,7 +127,7 @@ async def _sandbox(settings: Settings, options: UpOptions, supervisor: Superviso
     with _step(console, "sandbox, an embedded UsageBox"):
         await supervisor.start(sandbox_part(settings))
     url = settings.local_url(settings.sandbox_port)
-    if options.demo:
+    if options.demo and settings.usagebox_dialect != "usagedb":  # the engine alone has no customers
         with _progress(console) as progress:
             bar = progress.add_task("demo customers and their history", total=None)
             await seed_demo(
