@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AnyHttpUrl, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 PREFIX: Final = "SPENDGATE_"
 NO_SETTINGS: Final = ("SPENDGATE_TEST_", "SPENDGATE_EQUIVALENCE_")
@@ -70,7 +71,9 @@ class Settings(BaseSettings):
         None, validation_alias="UBX_KEY", description="Key for UsageBox. None: it asks for none."
     )
     webhook_secret: SecretStr | None = Field(
-        None, description="Secret (`whsec_...`) of UsageBox's webhooks. None: they are refused, and polling remains."
+        None,
+        description="Secret (`whsec_...`) of UsageBox's webhooks; while it is rotated, several with commas between, and each "
+        "is taken. None: they are refused, and polling remains.",
     )
     poll_interval_seconds: float = Field(
         5.0, ge=0.1, le=3600, description="Seconds between polls of UsageBox's policies; webhooks make it sooner."
@@ -130,8 +133,16 @@ class Settings(BaseSettings):
     @field_validator("webhook_secret")
     @classmethod
     def _is_standard(cls, secret: SecretStr | None) -> SecretStr | None:
-        if secret is not None and not secret.get_secret_value().startswith("whsec_"):
-            raise ValueError("must start with whsec_")
+        parts = _parts_of(secret.get_secret_value()) if secret is not None else ()
+        if secret is not None and not parts:
+            raise ValueError("must not be empty")
+        for part in parts:
+            if not part.startswith("whsec_"):
+                raise ValueError("each must start with whsec_")
+            try:
+                Webhook(part)
+            except (ValueError, EmptyWebhookSecretError) as exc:
+                raise ValueError("each must be base64 after whsec_") from exc
         return secret
 
     @classmethod
@@ -156,6 +167,11 @@ class Settings(BaseSettings):
             if value is not None:
                 values[variable_of(name)] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         return values
+
+    @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """All that are taken; the sandbox signs with the first."""
+        return _parts_of(value_of(self.webhook_secret) or "")
 
     @property
     def stated_dialect(self) -> Literal["hosted", "usagedb"] | None:
@@ -193,6 +209,10 @@ def refuse_unknown(names: Iterable[str]) -> None:
             faults.append(f"{name} is no setting; the nearest is {nearest}")
     if faults:
         raise SettingsError("\n".join(faults))
+
+
+def _parts_of(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
 
 
 def value_of(secret: SecretStr | None) -> str | None:

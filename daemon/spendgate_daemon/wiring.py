@@ -140,7 +140,6 @@ def required(settings: Settings) -> tuple[str, str]:
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """What the API serves."""
     async with open_parts(settings) as parts, open_decider(settings) as decider:
-        secret = value_of(settings.webhook_secret)
         if decider.outage is not None:
             watch_outage(decider.outage)
         yield Services(
@@ -148,7 +147,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             decider=decider,
             control=parts.control,
             store=parts.store,
-            webhooks=WebhookReceiver(secret, parts.control) if secret is not None else None,
+            webhooks=WebhookReceiver(settings.webhook_secrets, parts.control) if settings.webhook_secrets else None,
             install_id=parts.install.id,
             environment=settings.environment,
             sandbox=settings.usagebox_is_sandbox,

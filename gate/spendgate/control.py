@@ -226,15 +226,27 @@ class Control:
                 pipe.hset(f"{tag_of(partition)}meta", "mirrored_at_us", str(at_us))
             await pipe.execute()
 
-    async def hint(self, customer_id: str) -> None:
-        """Ask the mirror to fetch a customer soon. Hints are bounded; the mirror's polling is the truth."""
+    async def hint(self, customer_id: str) -> bool:
+        """Ask the mirror to fetch a customer soon. False when HINTS_KEPT wait in the partition already and this one is
+        shed: those that wait make the mirror poll, and the poll that follows their reading is of this customer, too."""
         key = f"{tag_of(partition_of(customer_id))}hints"
         with own_errors():
+            if await self._redis.xlen(key) >= HINTS_KEPT:
+                return False
             await self._redis.xadd(key, {"c": customer_id}, maxlen=HINTS_KEPT, approximate=True)
+        return True
 
     async def read_hints(self, cursors: Mapping[int, str], block_ms: int | None = None) -> StreamEntries:
         """Hints after the cursors (stream ids per partition, STREAM_START for all)."""
         return await self._read("hints", cursors, HINTS_KEPT, block_ms)
+
+    async def forget_hints(self, read: Mapping[int, str]) -> None:
+        """Make room: hints up to and including these stream ids were read. Idempotent."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for partition, stream_id in read.items():
+                at_ms, number = stream_id.split("-")
+                pipe.xtrim(f"{tag_of(partition)}hints", minid=f"{at_ms}-{int(number) + 1}", approximate=False)
+            await pipe.execute()
 
     async def read_feed(self, cursors: Mapping[int, str], block_ms: int | None = None) -> StreamEntries:
         """Customers whose flags changed, after the cursors."""

@@ -130,7 +130,7 @@ def running(run, url: str, database: Path):
         decider=served_gate,
         control=served_control,
         store=store,
-        webhooks=WebhookReceiver(SECRET, served_control),
+        webhooks=WebhookReceiver((SECRET,), served_control),
         install_id="test",
         environment="test",
         sandbox=True,

@@ -79,3 +79,19 @@ def test_secrets_and_passwords_are_not_shown(monkeypatch):
 def test_they_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Settings.read().api_port = 1
+
+
+@pytest.mark.parametrize("text", ["whsec_YWJj,whsec_ZGVm", "whsec_YWJj whsec_ZGVm", " whsec_YWJj ,  whsec_ZGVm,"])
+def test_several_webhook_secrets_are_taken_while_one_replaces_another(monkeypatch, text):
+    monkeypatch.setenv("SPENDGATE_WEBHOOK_SECRET", text)
+    settings = Settings.read()
+    assert settings.webhook_secrets == ("whsec_YWJj", "whsec_ZGVm")
+    assert "YWJj" not in repr(settings)
+
+
+@pytest.mark.parametrize("text", [",", "whsec_YWJj,ZGVm", "whsec_", "whsec_é", "whsec_YWJj,whsec_@@"])
+def test_a_webhook_secret_that_could_not_verify_anything_is_refused(monkeypatch, text):
+    monkeypatch.setenv("SPENDGATE_WEBHOOK_SECRET", text)
+    with pytest.raises(SettingsError, match="SPENDGATE_WEBHOOK_SECRET") as refused:
+        Settings.read()
+    assert "YWJj" not in str(refused.value)

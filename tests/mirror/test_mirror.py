@@ -2,92 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime, timedelta
 
-import httpx
 import msgspec
 import pytest
 
-from serving import serve
+from mirror_world import DOCUMENT, now_us
 from spendgate.errors import SpendgateError
 from spendgate.keys import PARTITIONS
 from spendgate.limits.check import Grant
 from spendgate_daemon.documents import load_document
-from spendgate_daemon.mirror.apply import Applier, CustomerTerms
+from spendgate_daemon.mirror.apply import CustomerTerms
 from spendgate_daemon.mirror.customers_file import CustomersFile
-from spendgate_daemon.mirror.policy_book import DocumentFile, PolicyBook, stored_document
+from spendgate_daemon.mirror.policy_book import DocumentFile, stored_document
 from spendgate_daemon.mirror.poll import Poll
-from spendgate_daemon.mirror.totals import UsageTotals
-from spendgate_daemon.sandbox import create_sandbox
-from spendgate_daemon.store import Store
-from spendgate_daemon.usagebox import UsageBox, UsageBoxError, UsageEvent
+from spendgate_daemon.usagebox import UsageBox, UsageBoxError
 
-DOCUMENT = """version: 1
-meters: {tokens: {unit: token}, runs: {unit: run}}
-plans:
-  basic:
-    limits:
-      - {kind: quota, id: month, meter: tokens, cap: contract, period: month}
-  prepaid:
-    limits:
-      - {kind: credits, id: wallet, weights: {tokens: {"big-*": 2000000, "*": 1000000}}}
-"""
 LOCAL = """  local:
     limits:
       - {{kind: quota, id: month, meter: tokens, cap: {cap}, period: month, anchor_day: contract, timezone: contract}}
 """
-
-
-def now_us() -> int:
-    return time.time_ns() // 1000
-
-
-class World:
-    """A sandbox, a mirror on it, and a gate that enforces."""
-
-    def __init__(self, run, control, gate, store, url) -> None:
-        self.run, self.control, self.gate, self.store = run, control, gate, store
-        self.usagebox = UsageBox(url, None)
-        self.book = PolicyBook(load_document(DOCUMENT), lambda: datetime.now(UTC))
-        self.applier = Applier(control, store, self.book, now_us)
-        self.poll = Poll(control, gate, store, self.usagebox, self.applier, now_us)
-        self.totals = UsageTotals(control, gate, store, self.usagebox, "spendgate/test", now_us)
-        self.person = httpx.Client(base_url=url)
-        run(self.applier.install_default())
-
-    def put(self, customer="acme", **terms):
-        assert self.person.put(f"/sandbox/v1/customers/{customer}", json=terms).status_code == 200
-
-    def snapshot(self, customer="acme"):
-        return self.run(self.gate.snapshot(customer))
-
-    def decide(self, quantity, customer="acme", **fields):
-        return self.run(self.gate.decide(customer, "tokens", quantity, **fields))
-
-    def used_elsewhere(self, quantity, *, at=None, model=None, event_id="x1", source="other"):
-        event = UsageEvent(
-            event_id,
-            "acme",
-            "tokens",
-            quantity,
-            "token",
-            int((at or datetime.now(UTC)).timestamp() * 1000),
-            source,
-            model,
-        )
-        assert self.run(self.usagebox.send_usage([event])).accepted == 1
-
-
-@pytest.fixture
-def world(run, control, gate, tmp_path):
-    store = Store.open(f"sqlite:///{tmp_path / 'store.db'}")
-    with serve(create_sandbox(tmp_path / "book.sqlite", key=None)) as url:
-        made = World(run, control, gate, store, url)
-        yield made
-        made.person.close()
-        run(made.usagebox.aclose())
-    store.close()
 
 
 def test_a_poll_brings_what_changed_and_says_so_once(world):

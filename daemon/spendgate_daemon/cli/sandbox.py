@@ -42,6 +42,6 @@ def command(
         key=value_of(settings.usagebox_key),
         dialect=dialect or settings.stated_dialect or "hosted",
         webhook_url=webhook_url or f"{settings.api}/webhooks/usagebox",
-        webhook_secret=value_of(settings.webhook_secret),
+        webhook_secret=next(iter(settings.webhook_secrets), None),
     )
     run_process(lambda: serve(app, settings.host, settings.sandbox_port, lifespan="on"), ())

@@ -13,4 +13,9 @@ POLLS = Counter("spendgate_mirror_polls_total", "Polls of policy state", ["outco
 MIRRORED_AT = Gauge("spendgate_mirror_last_success_timestamp_seconds", "When policy state was last compared")
 TOTALS_READ = Counter("spendgate_mirror_totals_total", "Usage totals read per customer", ["outcome"])
 BROKEN_DOCUMENTS = Counter("spendgate_policy_documents_refused_total", "Changed policy documents that were not good")
-WEBHOOKS = Counter("spendgate_webhooks_total", "Webhooks by outcome", ["outcome"])
+WEBHOOKS = Counter(
+    "spendgate_webhooks_total",
+    "Webhooks: accepted, shed (valid, but so many wait that a poll covers it), ignored (a duplicate, or not about policy), "
+    "refused (no valid signature or body)",
+    ["outcome"],
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from spendgate.client import Gate
@@ -20,6 +20,8 @@ CURSOR: Final = "mirror.policies"
 STATUS: Final = "mirror.status"
 UNKNOWN_KEPT_SECONDS: Final = 3600
 HINTS_BLOCK_MS: Final = 1000
+MARKED_MAX: Final = 1000
+"""Of one round; the next decision of one beyond it hints again."""
 
 
 class Poll:
@@ -102,24 +104,33 @@ class Poll:
 
     async def follow_hints_once(self) -> int:
         """Wait a moment for hints; when there are some, poll at once. Hinted customers that nobody knows after that are
-        marked so for an hour, so that their next decision asks nobody."""
+        marked so for an hour, so that their next decision asks nobody.
+
+        Room is made before the poll: whoever is shed until then has changed before it, and is in its answer.
+        """
         entries = await self._control.read_hints(self._hint_cursors, HINTS_BLOCK_MS)
         if not entries:
             return 0
-        self._hint_cursors |= {partition: stream_id for partition, stream_id, _ in entries}
+        read = {partition: stream_id for partition, stream_id, _ in entries}
+        self._hint_cursors |= read
+        await self._control.forget_hints(read)
         await self.poll_once()
-        for customer_id in {value.decode() for _, _, value in entries}:
-            await self._mark_unknown(customer_id)
+        hinted = list(dict.fromkeys(value.decode() for _, _, value in entries))
+        await self._mark_unknown(hinted[:MARKED_MAX])
         return len(entries)
 
-    async def _mark_unknown(self, customer_id: str) -> None:
-        if (await self._gate.snapshot(customer_id)).state is not None:
+    async def _mark_unknown(self, customer_ids: Sequence[str]) -> None:
+        snapshots = await self._gate.snapshots(customer_ids)
+        nobody = [snapshot.customer_id for snapshot in snapshots if snapshot.state is None]
+        if not nobody:
             return
         policy = self._applier.book.compile_default()
         state = PolicyState(policy.digest, policy.plan, "unknown", 0, "mirror", self._now_us())
-        await self._control.put_state(customer_id, state, policy)
-        key = f"{tag_of(partition_of(customer_id))}state:{customer_id}"
-        await self._control.redis.expire(key, UNKNOWN_KEPT_SECONDS)
+        await asyncio.gather(*(self._control.put_state(customer_id, state, policy) for customer_id in nobody))
+        async with self._control.redis.pipeline(transaction=False) as pipe:
+            for customer_id in nobody:
+                pipe.expire(f"{tag_of(partition_of(customer_id))}state:{customer_id}", UNKNOWN_KEPT_SECONDS)
+            await pipe.execute()
 
     async def _note(self, *, error: str | None, last_poll_us: int | None = None) -> None:
         """For `/v1/sync`: how the last poll went."""

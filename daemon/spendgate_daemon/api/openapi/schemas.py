@@ -470,7 +470,7 @@ SYNC: Final = answer(
         )
     ),
     outbox=answer(entries=WHOLE, oldest_age_seconds=NUMBER),
-    webhooks=answer(accepted=WHOLE, ignored=WHOLE, refused=WHOLE),
+    webhooks=answer(accepted=WHOLE, shed=WHOLE, ignored=WHOLE, refused=WHOLE),
     verifier=answer(position=WHOLE, mismatches=WHOLE),
     as_of=INSTANT,
 )

@@ -56,7 +56,7 @@ def handlers(services: Services) -> list[Any]:
             "mirror": await _mirror(services) | {"customers": counts["customers"]},
             "relays": [_sink(sink) for sink in sinks],
             "outbox": await _outbox(services),
-            "webhooks": {outcome: _webhooks(outcome) for outcome in ("accepted", "ignored", "refused")},
+            "webhooks": {outcome: _webhooks(outcome) for outcome in ("accepted", "shed", "ignored", "refused")},
             "verifier": {"position": verified, "mismatches": await asyncio.to_thread(store.decisions.mismatches)},
             "as_of": rfc3339(now_us),
         }
