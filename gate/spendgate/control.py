@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 import msgspec
@@ -26,6 +26,9 @@ from spendgate.state import Override, OverrideSet, PolicyState
 from spendgate.transports import Argument, Transport, connect, own_errors, redis_client
 
 STREAM_START: Final = "0-0"
+PIPELINED_MAX: Final = 500
+"""Scripts of one write of many customers that are under way at a time."""
+
 SWEEP_BATCH: Final = 100
 HINTS_KEPT: Final = 1000
 IDEMPOTENCY_WINDOW_US: Final = 15 * 60 * 1_000_000
@@ -70,6 +73,15 @@ class Mark(msgspec.Struct, frozen=True):
 
     end: tuple[int, int]
     record: bytes | None
+
+
+class StateWrite(msgspec.Struct, frozen=True):
+    """Policy state of a customer and the policy that it names; see `put_state`."""
+
+    customer_id: str
+    state: PolicyState
+    policy: EffectivePolicy
+    force: bool = False
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -159,16 +171,29 @@ class Control:
     ) -> bool:
         """Write policy state; False when the same or a newer version is there. `force` writes an older one, which is
         for an administrator after a restore. Raises WrongPolicy when the state names another policy."""
-        if state.policy != policy.digest:
-            raise WrongPolicy(f"state names policy {state.policy}, given is {policy.digest}")
-        arguments: list[Argument] = [
-            state.encode(),
-            state.policy,
-            policy.encode(),
-            policy.rules(),
-            "1" if force else "",
-        ]
-        return bool(await self._write(PUT_STATE, customer_id, arguments))
+        [written] = await self.put_states([StateWrite(customer_id, state, policy, force=force)])
+        return written
+
+    async def put_states(self, writes: Sequence[StateWrite]) -> list[bool]:
+        """The same for many, pipelined. Several of one customer are written in the order given."""
+        encoded: dict[str, tuple[bytes, bytes]] = {}
+        for write in writes:
+            if write.state.policy != write.policy.digest:
+                raise WrongPolicy(f"state names policy {write.state.policy}, given is {write.policy.digest}")
+            if write.state.policy not in encoded:
+                encoded[write.state.policy] = write.policy.encode(), write.policy.rules()
+
+        def put(write: StateWrite) -> Awaitable[Any]:
+            state, force = write.state, "1" if write.force else ""
+            return self._write(
+                PUT_STATE, write.customer_id, [state.encode(), state.policy, *encoded[state.policy], force]
+            )
+
+        # The first goes alone: where the script isn't loaded yet, each of a crowd would bring it along.
+        replies = [await put(write) for write in writes[:1]]
+        for first in range(1, len(writes), PIPELINED_MAX):
+            replies += await asyncio.gather(*map(put, writes[first : first + PIPELINED_MAX]))
+        return [bool(reply) for reply in replies]
 
     async def put_overrides(self, customer_id: str, overrides: Sequence[Override], version: int) -> bool:
         """Replace all overrides of a customer; False when that version or a newer one is there."""
@@ -242,11 +267,12 @@ class Control:
 
     async def forget_hints(self, read: Mapping[int, str]) -> None:
         """Make room: hints up to and including these stream ids were read. Idempotent."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for partition, stream_id in read.items():
-                at_ms, number = stream_id.split("-")
-                pipe.xtrim(f"{tag_of(partition)}hints", minid=f"{at_ms}-{int(number) + 1}", approximate=False)
-            await pipe.execute()
+        with own_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for partition, stream_id in read.items():
+                    at_ms, number = stream_id.split("-")
+                    pipe.xtrim(f"{tag_of(partition)}hints", minid=f"{at_ms}-{int(number) + 1}", approximate=False)
+                await pipe.execute()
 
     async def read_feed(self, cursors: Mapping[int, str], block_ms: int | None = None) -> StreamEntries:
         """Customers whose flags changed, after the cursors."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from spendgate.client import Gate
-from spendgate.control import STREAM_START, Control
+from spendgate.control import STREAM_START, Control, StateWrite
 from spendgate.keys import PARTITIONS, partition_of, tag_of
 from spendgate.state import PolicyState
 from spendgate_daemon.mirror.apply import Applier, CustomerTerms
@@ -20,7 +20,7 @@ CURSOR: Final = "mirror.policies"
 STATUS: Final = "mirror.status"
 UNKNOWN_KEPT_SECONDS: Final = 3600
 HINTS_BLOCK_MS: Final = 1000
-MARKED_MAX: Final = 1000
+MARKED_MAX: Final = 200
 """Of one round; the next decision of one beyond it hints again."""
 
 
@@ -126,7 +126,7 @@ class Poll:
             return
         policy = self._applier.book.compile_default()
         state = PolicyState(policy.digest, policy.plan, "unknown", 0, "mirror", self._now_us())
-        await asyncio.gather(*(self._control.put_state(customer_id, state, policy) for customer_id in nobody))
+        await self._control.put_states([StateWrite(customer_id, state, policy) for customer_id in nobody])
         async with self._control.redis.pipeline(transaction=False) as pipe:
             for customer_id in nobody:
                 pipe.expire(f"{tag_of(partition_of(customer_id))}state:{customer_id}", UNKNOWN_KEPT_SECONDS)
