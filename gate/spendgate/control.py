@@ -21,7 +21,17 @@ from spendgate.errors import BacklogFull, NotPrepared, WrongPolicy
 from spendgate.keys import INSTALL_KEY, PARTITIONS, SIGNING_KEY, SLOTS_KEY, counters_key, partition_of, tag_of
 from spendgate.limits.layout import pack_integers
 from spendgate.policy import EffectivePolicy, decode_policy
-from spendgate.script import PUT_EXTERNAL, PUT_OVERRIDES, PUT_STATE, REFRESH, REPAIR_RESERVED, SWEEP, TRIM, Script
+from spendgate.script import (
+    PUT_EXTERNAL,
+    PUT_OVERRIDES,
+    PUT_STATE,
+    REFRESH,
+    REPAIR_RESERVED,
+    REPAIR_USED,
+    SWEEP,
+    TRIM,
+    Script,
+)
 from spendgate.state import Override, OverrideSet, PolicyState
 from spendgate.transports import Argument, Transport, connect, own_errors, redis_client
 
@@ -222,6 +232,14 @@ class Control:
         Idempotent."""
         reply = await self._write(REPAIR_RESERVED, customer_id, [COMPARED_RESERVATIONS_MAX, COMPARED_VALUES_MAX])
         return Comparison(reply[0].decode(), *reply[2:])
+
+    async def repair_used(
+        self, customer_id: str, limit_id: str, period_start_seconds: int, units: int
+    ) -> tuple[int, int] | None:
+        """Add units (below 0: take them away) to what a quota counted as used; what it had and what it has then. None when
+        that period isn't the open one any more."""
+        reply = await self._write(REPAIR_USED, customer_id, [limit_id, period_start_seconds, units])
+        return (reply[2], reply[3]) if reply[0] == b"repaired" else None
 
     async def not_open(self, reservations: Sequence[tuple[str, str]]) -> list[tuple[int, int] | None]:
         """For each (customer, event id): None while its reservation is open; otherwise the epoch and sequence that its

@@ -32,7 +32,7 @@ class Place(msgspec.Struct, frozen=True):
 
 class Repaired(msgspec.Struct, frozen=True, array_like=True):
     """One thing that did not add up. `kind`: that of a limit, whose counter held `before` units for reservations and holds
-    `after`; `deadline`: of the reservation of event `value`; `calendar`: when the sweep comes by. The last two are
+    `after`; `used`: of a quota, which had counted `before` units as used and counts `after`; `deadline`: of the reservation of event `value`; `calendar`: when the sweep comes by. The last two are
     Unix microseconds, 0 for none. `value` is empty for a limit without `per`."""
 
     kind: str
@@ -45,7 +45,7 @@ class Repaired(msgspec.Struct, frozen=True, array_like=True):
     def unit_in(self, policy: EffectivePolicy | None) -> str:
         """What `before` and `after` count, by the policy in force. Reservations also hold limits of the policies that they
         were given under: a quota that it has no more is told in units."""
-        field = f"{self.kind}:{self.limit_id}"
+        field = f"{'quota' if self.kind == 'used' else self.kind}:{self.limit_id}"
         units = {counter_field(limit): limit.unit for limit in (policy.limits if policy is not None else ())}
         return units.get(field, UNIT_OF_KIND.get(self.kind, "unit"))
 

@@ -107,7 +107,7 @@ class Tally:
         self._stand(told)
         record, policy = told.record, told.policy
         if record.kind not in ("decision", "finish"):
-            self._note(told, {})
+            self._note(told, _repaired(told))
         elif self._speaks(told):
             again = verdict_of if record.kind == "decision" else finish_of
             debited = record.result.outcome == "allow" and record.mode != "extend"
@@ -251,6 +251,16 @@ class Tally:
         elif record.mode in _ENDS and record.reservation is not None:
             end = msgspec.msgpack.encode((told.stream_id, record.result.reason, record.reservation))
             self._ended.setdefault(identity, end)
+
+
+def _repaired(told: Told) -> Counters:
+    """Counters that a repair of what was used has changed."""
+    after: Counters = {}
+    for limit, raw in zip(told.policy.limits, told.record.counters, strict=True):
+        for each in told.record.repaired:
+            if each.kind == "used" and each.limit_id == limit.id and isinstance(limit, Quota) and raw:
+                after[counter_field(limit)] = msgspec.structs.replace(decode_counter(limit, raw), used=each.after)
+    return after
 
 
 def _at_us(record: Record) -> int:

@@ -50,14 +50,14 @@ def extract(decision_id: str, record: Record, policy: EffectivePolicy, encoded: 
         "verified": None,
         "record": encoded,
     }
-    debited = _debited(record)
+    used = debited(record)
     return Extract(
         decision=decision,
-        usage=_usage(decision_id, record, policy, debited),
+        usage=_usage(decision_id, record, policy, used),
         events=_restored(decision_id, record)
         or _repairs(decision_id, record, policy)
         or _events(decision_id, record, policy),
-        rollups=_rollups(record, quantities, debited),
+        rollups=_rollups(record, quantities, used),
     )
 
 
@@ -70,22 +70,22 @@ def _quantities(record: Record) -> dict[str, int]:
     return record.event.quantities
 
 
-def _debited(record: Record) -> dict[str, int]:
+def debited(record: Record) -> dict[str, int]:
     """What was used. A reservation uses nothing until it is committed."""
     uses = record.kind == "finish" or (record.kind == "decision" and record.mode != "reserve")
     return _quantities(record) if uses and record.result.outcome == "allow" else {}
 
 
-def _effective_at_us(record: Record) -> int:
+def effective_at_us(record: Record) -> int:
     """The instant that the debit counts at, here and in UsageBox."""
     return record.reservation.effective_at_us if record.reservation is not None else record.now_us
 
 
-def _usage(decision_id: str, record: Record, policy: EffectivePolicy, debited: dict[str, int]) -> list[dict[str, Any]]:
+def _usage(decision_id: str, record: Record, policy: EffectivePolicy, used: dict[str, int]) -> list[dict[str, Any]]:
     event = record.event
     if event is None:
         return []
-    several = len(debited) > 1
+    several = len(used) > 1
     return [
         {
             "event_id": f"{decision_id}:{meter}" if several else decision_id,
@@ -95,9 +95,9 @@ def _usage(decision_id: str, record: Record, policy: EffectivePolicy, debited: d
             "quantity": quantity,
             "unit": policy.meters.get(meter, "unit"),
             "model": without_nul(event.model) if event.model is not None else None,
-            "at_us": _effective_at_us(record),
+            "at_us": effective_at_us(record),
         }
-        for meter, quantity in sorted(debited.items())
+        for meter, quantity in sorted(used.items())
     ]
 
 
@@ -144,7 +144,8 @@ def _repairs(decision_id: str, record: Record, policy: EffectivePolicy) -> list[
     units = {each.limit_id: each.unit_in(policy) for each in record.repaired}
     surplus: dict[str, int] = defaultdict(int)
     missing: dict[str, int] = defaultdict(int)
-    for each in record.repaired:
+    used = [each for each in record.repaired if each.kind == "used"]
+    for each in (each for each in record.repaired if each.kind != "used"):
         too_much = surplus if each.after < each.before else missing
         too_much[each.limit_id] += abs(each.after - each.before)
     told = [
@@ -159,6 +160,15 @@ def _repairs(decision_id: str, record: Record, policy: EffectivePolicy) -> list[
         (limit_id, f"{limit_id}: {quantity_text(much, units[limit_id])} of open reservations not counted")
         for limit_id, much in missing.items()
         if limit_id
+    ]
+    told += [
+        (
+            each.limit_id,
+            "{}: {} counted as used where the records have {}".format(
+                each.limit_id, *(quantity_text(units_, units[each.limit_id]) for units_ in (each.before, each.after))
+            ),
+        )
+        for each in used
     ]
     if any(not each.limit_id for each in record.repaired):
         told.append(("", "reservations with a wrong or missing end in the calendar"))
@@ -226,18 +236,18 @@ def _lines_after(record: Record, policy: EffectivePolicy) -> Sequence[LimitResul
     return snapshot_of(record, policy).limits()
 
 
-def _rollups(record: Record, quantities: dict[str, int], debited: dict[str, int]) -> list[dict[str, Any]]:
+def _rollups(record: Record, quantities: dict[str, int], used: dict[str, int]) -> list[dict[str, Any]]:
     if record.kind not in ("decision", "finish"):
         return []
     outcome = record.result.outcome if record.kind == "decision" else "none"
-    seconds = _effective_at_us(record) // 1_000_000
+    seconds = effective_at_us(record) // 1_000_000
     return [
         {
             "customer_id": record.customer_id,
             "meter": meter,
             "width_seconds": width,
             "start_seconds": seconds - seconds % width,
-            "units": debited.get(meter, 0),
+            "units": used.get(meter, 0),
             "allowed": int(outcome == "allow"),
             "throttled": int(outcome == "throttle"),
             "stopped": int(outcome == "stop"),

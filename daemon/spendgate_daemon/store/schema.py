@@ -169,6 +169,20 @@ cursors = Table(
     Column("value", Text, nullable=False),
 )
 
+# Lines of the books as they were last compared; see `books/line.py`.
+books = Table(
+    "books",
+    metadata,
+    Column("customer_id", String(256), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("line", Text, nullable=False),
+    Column("differs", Boolean, nullable=False),
+    Column("drifts", Boolean, nullable=False),
+    Column("compared_at_us", BigInteger, nullable=False),
+)
+Index("ix_books_compared_at_us", books.c.compared_at_us)
+_partial(Index("ix_books_differing", books.c.customer_id, books.c.number), sa.text("differs"))
+
 leases = Table(
     "leases",
     metadata,

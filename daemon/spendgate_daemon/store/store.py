@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
+from spendgate_daemon.store.books import Books
 from spendgate_daemon.store.cursors import Cursors
 from spendgate_daemon.store.customers import Customers
 from spendgate_daemon.store.database import Database
@@ -22,6 +23,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.books = Books(database)
         self.customers = Customers(database)
         self.cursors = Cursors(database)
         self.decisions = Decisions(database)

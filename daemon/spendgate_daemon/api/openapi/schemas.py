@@ -401,7 +401,7 @@ REPAIR_ROW: Final = answer(
     customer_name=TEXT,
     counters=listed(
         answer(
-            kind=one_of("quota", "credits", "concurrency"),
+            kind=one_of("quota", "credits", "concurrency", "used"),
             limit_id=TEXT,
             period_start=nullable(INSTANT),
             value=nullable(TEXT),

@@ -1,0 +1,122 @@
+"""One line of the books, and what its differences are: pure, whoever read the numbers.
+
+The three can't be read at one moment. So each reading says what was on its way then, and only what nothing explains is drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from spendgate_daemon.store.books import Kept, Period, Waiting
+
+Cause = Literal["in_flight", "late", "dead_lettered", "external", "rolled_up_too_early", "not_counted", "drift"]
+"""`in_flight`: decided, and on its way to the next book. `late`: so, and its hour is summed up in UsageBox already.
+`dead_lettered`: refused by UsageBox and set aside. `external`: in UsageBox from elsewhere. `rolled_up_too_early`: in
+UsageBox, and missing in its hourly sums until these are rebuilt. `not_counted`: used while another plan was in force, which
+had no such limit. `drift`: nothing explains it."""
+
+Books = Literal["enforced/recorded", "recorded/billed"]
+
+SENTENCES: dict[Cause, str] = {
+    "in_flight": "on its way to the next book",
+    "late": "on its way to UsageBox, whose hour is summed up already",
+    "dead_lettered": "refused by UsageBox and set aside",
+    "external": "recorded in UsageBox by others",
+    "rolled_up_too_early": "in UsageBox, but not in its hourly sums until these are rebuilt",
+    "not_counted": "used under a plan without this limit",
+    "drift": "without a cause",
+}
+
+
+class Enforced(msgspec.Struct, frozen=True):
+    """`used` is what Redis counted; of it, `on_its_way` isn't stored; `recorded` is what the store had of what was decided by
+    then, and of that `not_counted` was used while the limit was not in force."""
+
+    used: int
+    on_its_way: int
+    recorded: int
+    not_counted: int = 0
+
+
+class Billed(msgspec.Struct, frozen=True):
+    """UsageBox's book: ours and others', as it sums them up (`own`), and of ours what its raw events say (`raw`). The store
+    was read before and after."""
+
+    own: int
+    raw: int
+    external: int
+    before: Waiting
+    after: Waiting
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """`quantity` is what the second of the two books lacks; below 0: has too much."""
+
+    between: Books
+    cause: Cause
+    quantity: int
+
+
+class Line(msgspec.Struct, frozen=True):
+    """`enforced` None: no limit counts this. `billed` None: UsageBox could not be read."""
+
+    period: Period
+    enforced: Enforced | None
+    recorded: int
+    billed: Billed | None
+    compared_at_us: int
+
+    def differences(self) -> list[Difference]:
+        """Every difference by its cause; what is the same in all three books gives none."""
+        found = [*_enforced(self.enforced), *_billed(self.billed)]
+        return [each for each in found if each.quantity]
+
+    def kept(self) -> Kept:
+        """As the store keeps it."""
+        found = self.differences()
+        drifts = any(each.cause == "drift" for each in found)
+        return Kept(msgspec.json.encode(self).decode(), bool(found), drifts, self.compared_at_us)
+
+    def drift(self, between: Books) -> int:
+        """What nothing explains between two books."""
+        return sum(each.quantity for each in self.differences() if each.between == between and each.cause == "drift")
+
+
+def line_of(kept: str) -> Line:
+    """Inverse of `kept`."""
+    return _decoder.decode(kept)
+
+
+_decoder = msgspec.json.Decoder(Line)
+
+
+def _enforced(enforced: Enforced | None) -> Iterator[Difference]:
+    if enforced is None:
+        return
+    yield Difference("enforced/recorded", "in_flight", enforced.on_its_way)
+    yield Difference("enforced/recorded", "not_counted", -enforced.not_counted)
+    explained = enforced.on_its_way - enforced.not_counted
+    yield Difference("enforced/recorded", "drift", enforced.used - enforced.recorded - explained)
+
+
+def _billed(billed: Billed | None) -> Iterator[Difference]:
+    if billed is None:
+        return
+    before, after = billed.before, billed.after
+    yield Difference("recorded/billed", "external", -billed.external)
+    yield Difference("recorded/billed", "rolled_up_too_early", billed.raw - billed.own)
+    # What was open while UsageBox was read may be in its book or not. What it had confirmed before must be; more than was
+    # recorded afterwards can't be.
+    most = after.recorded
+    missing = after.recorded - billed.raw
+    drift = max(0, before.confirmed - billed.raw) or min(0, most - billed.raw)
+    yield Difference("recorded/billed", "drift", drift)
+    rest = missing - drift
+    dead = min(rest, after.dead)
+    late = min(rest - dead, after.late)
+    yield Difference("recorded/billed", "dead_lettered", dead)
+    yield Difference("recorded/billed", "late", late)
+    yield Difference("recorded/billed", "in_flight", rest - dead - late)

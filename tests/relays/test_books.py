@@ -1,0 +1,257 @@
+"""Redis, store and UsageBox: the same number, or the difference by its cause, each made to happen on a real one."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mirror_world import World, now_us
+from serving import serve
+from spendgate.keys import counters_key
+from spendgate.limits import PeriodCounter
+from spendgate_daemon.books.line import Billed, Difference, Enforced, Line
+from spendgate_daemon.books.read import Reader
+from spendgate_daemon.books.reconcile import Reconcile
+from spendgate_daemon.relays.store_relay import USAGE_SINK, StoreRelay
+from spendgate_daemon.relays.usagebox_usage import UsageBoxUsageRelay
+from spendgate_daemon.sandbox import create_sandbox
+from spendgate_daemon.store.books import Period, Waiting
+from spendgate_daemon.store.customers import Customers
+
+OWN = "spendgate/test"
+PERIOD = Period("acme", ("tokens",), "token", 0, 2_592_000, "month")
+NOTHING = Waiting(0, 0, 0, 0)
+
+
+class Sandbox:
+    """Its clock can be moved, and its file be written to behind its back."""
+
+    def __init__(self, path):
+        self.path, self.offset_ms = path, 0
+
+    def now_ms(self):
+        return time.time_ns() // 1_000_000 + self.offset_ms
+
+    def execute(self, statement, *values):
+        with sqlite3.connect(self.path, timeout=10) as book:
+            book.execute(statement, values)
+        book.close()
+
+
+class Site(World):
+    """A customer with a monthly quota, relays to the store and to UsageBox, and the books of all three."""
+
+    def __init__(self, run, control, gate, store, url, sandbox):
+        super().__init__(run, control, gate, store, url)
+        self.sandbox = sandbox
+        self.relay = StoreRelay(control, store)
+        self.usage = UsageBoxUsageRelay(store, self.usagebox, OWN, now_us)
+        reader = Reader(gate, control, store, self.usagebox, OWN, now_us)
+        self.reconcile = Reconcile(reader, control, store, self.usagebox, now_us)
+        self.put(plan="basic", caps={"tokens": 1_000_000})
+        run(self.poll.poll_once())
+
+    def to_store(self):
+        while self.run(self.relay.run_once()):
+            pass
+
+    def to_usagebox(self):
+        self.to_store()
+        while self.run(self.usage.run_once()):
+            pass
+
+    def look(self, *, dry_run=True):
+        return self.run(self.reconcile.customer("acme", dry_run=dry_run))
+
+    def differences(self):
+        (line,) = self.look().lines
+        return line.differences()
+
+
+@pytest.fixture
+def site(run, control, gate, store, tmp_path):
+    sandbox = Sandbox(tmp_path / "book.sqlite")
+    with serve(create_sandbox(sandbox.path, key=None, now_ms=sandbox.now_ms)) as url:
+        made = Site(run, control, gate, store, url, sandbox)
+        yield made
+        made.person.close()
+        run(made.usagebox.aclose())
+
+
+def between_stores(cause, quantity):
+    return [Difference("enforced/recorded", cause, quantity)]
+
+
+def with_usagebox(cause, quantity):
+    return [Difference("recorded/billed", cause, quantity)]
+
+
+def test_three_equal_books_have_no_difference(site):
+    for quantity in (100, 200, 300):
+        site.decide(quantity)
+    site.to_usagebox()
+    (line,) = site.look().lines
+    assert (line.enforced.used, line.recorded, line.billed.own) == (600, 600, 600)
+    assert line.differences() == []
+
+
+def test_what_is_on_its_way_to_the_store_is_in_flight(site):
+    site.decide(100)
+    site.to_usagebox()
+    site.decide(30)
+    assert site.differences() == between_stores("in_flight", 30)
+
+
+def test_what_is_on_its_way_to_usagebox_is_in_flight(site):
+    site.decide(100)
+    site.to_usagebox()
+    site.decide(30)
+    site.to_store()
+    late = (now_us() - 60_000_000) // 3_600_000_000 * 3_600_000_000 > site.store.decisions.page(limit=1).items[0].at_us
+    assert site.differences() == with_usagebox("late" if late else "in_flight", 30)
+
+
+def test_what_comes_after_its_hour_is_late(site):
+    site.decide(100)
+    site.to_store()
+    site.reconcile._reader._now_us = lambda: now_us() + 2 * 3_600_000_000
+    assert site.differences() == with_usagebox("late", 100)
+
+
+def test_what_usagebox_refuses_is_dead_lettered(site):
+    site.decide(100)
+    site.to_usagebox()
+    site.decide(7)
+    site.to_store()
+    position = site.store.deliveries.due(USAGE_SINK, now_us(), 10)[0].position
+    site.store.deliveries.mark(USAGE_SINK, [position], "dead", error="refused")
+    assert site.differences() == with_usagebox("dead_lettered", 7)
+
+
+def test_what_others_recorded_is_external(site):
+    site.decide(100)
+    site.to_usagebox()
+    site.used_elsewhere(40)
+    assert site.differences() == with_usagebox("external", -40)
+
+
+def test_what_is_missing_in_hourly_sums_is_rolled_up_too_early(site):
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    if hour == hour.replace(day=1, hour=0):
+        pytest.skip("the first hour of a month has none before it")
+    site.decide(100)
+    site.to_store()
+    before = int((hour - timedelta(minutes=30)).timestamp() * 1_000_000)
+    with site.store.database.writing() as connection:
+        connection.exec_driver_sql(f"UPDATE usage_events SET at_us = {before}")
+    site.to_usagebox()
+    assert site.differences() == with_usagebox("rolled_up_too_early", 100)
+
+
+def test_what_was_used_under_a_plan_without_the_limit_is_not_counted(site):
+    site.put(plan="prepaid", credits_granted_total=10_000)
+    site.run(site.poll.poll_once())
+    site.decide(60)
+    site.put(plan="basic")
+    site.run(site.poll.poll_once())
+    site.decide(100)
+    site.to_usagebox()
+    assert site.differences() == between_stores("not_counted", -60)
+
+
+def test_a_counter_that_the_records_contradict_is_put_right_and_told(site):
+    site.decide(100)
+    site.to_usagebox()
+    key, field = counters_key("acme"), "quota:month"
+    counter = PeriodCounter.decode(site.run(site.control.redis.hget(key, field)))
+    wrong = PeriodCounter(counter.period_start_seconds, 175, fired=counter.fired)
+    site.run(site.control.redis.hset(key, field, wrong.encode()))
+    assert site.differences() == between_stores("drift", 75)
+    assert site.look().unexplained is False, "it would be put right"
+    assert site.differences() == between_stores("drift", 75), "a dry run changes nothing"
+
+    done = site.look(dry_run=False)
+    assert [repair.message for repair in done.repairs] == ["month: 75 tokens too much counted"]
+    site.to_usagebox()
+    assert site.differences() == []
+    (event,) = [each for each in site.store.guardrail_events.page(limit=9).items if each.kind == "repair"]
+    assert event.message == "month: 175 tokens counted as used where the records have 100 tokens; put right"
+    assert site.snapshot().counters[field].fired == counter.fired
+
+
+def test_confirmed_usage_that_usagebox_has_no_more_is_sent_again(site):
+    for quantity in (100, 20, 3):
+        site.decide(quantity)
+    site.to_usagebox()
+    site.sandbox.execute("DELETE FROM ingested WHERE quantity = 20")
+    assert site.differences() == with_usagebox("drift", 20)
+    assert site.look(dry_run=False).unexplained is False
+    site.to_usagebox()
+    assert site.differences() == []
+    (event,) = [each for each in site.store.guardrail_events.page(limit=9).items if each.kind == "repair"]
+    assert event.message == "1 confirmed events were missing in UsageBox; sent again"
+
+
+def test_usage_that_nobody_recorded_here_under_our_name_is_drift_and_stays(site):
+    site.decide(100)
+    site.to_usagebox()
+    site.used_elsewhere(5, source=OWN)
+    assert site.differences() == with_usagebox("drift", -5)
+    assert site.look(dry_run=False).unexplained is True
+
+
+def test_a_meter_that_no_limit_counts_is_compared_with_usagebox_alone(site):
+    site.run(site.gate.decide("acme", "runs", 3))
+    site.to_usagebox()
+    lines = {line.period.meters: line for line in site.look().lines}
+    assert lines[("runs",)].enforced is None
+    assert lines[("runs",)].recorded == lines[("runs",)].billed.own == 3
+
+
+def test_every_customer_has_its_turn_and_its_lines_are_kept(site):
+    for number in range(3):
+        site.put(f"customer-{number}", plan="basic", caps={"tokens": 100})
+    site.run(site.poll.poll_once())
+    site.decide(10)
+    assert site.run(site.reconcile.run_once()) == 4
+    kept = site.store.books.page(limit=2)
+    rest = site.store.books.page(limit=2, cursor=kept.next_cursor)
+    assert len(kept.items) + len(rest.items) == 4
+    assert rest.next_cursor is None
+    assert len(site.store.books.page(limit=9, differs=True).items) == 1
+    assert site.store.books.counts()["lines"] == 4
+    assert isinstance(site.store.customers, Customers)
+
+
+@pytest.mark.parametrize(
+    ("billed", "expected"),
+    [
+        (Billed(10, 10, 0, Waiting(10, 0, 0, 0), Waiting(10, 0, 0, 0)), []),
+        (Billed(10, 10, 0, Waiting(10, 0, 0, 0), Waiting(15, 5, 0, 0)), with_usagebox("in_flight", 5)),
+        (Billed(13, 13, 0, Waiting(10, 4, 0, 0), Waiting(15, 6, 0, 0)), with_usagebox("in_flight", 2)),
+        (Billed(8, 8, 0, Waiting(10, 0, 0, 0), Waiting(10, 0, 0, 0)), with_usagebox("drift", 2)),
+        (Billed(12, 12, 0, Waiting(10, 0, 0, 0), Waiting(10, 0, 0, 0)), with_usagebox("drift", -2)),
+        (
+            Billed(5, 5, 0, Waiting(12, 3, 2, 1), Waiting(12, 3, 2, 1)),
+            [
+                Difference("recorded/billed", "drift", 1),
+                Difference("recorded/billed", "dead_lettered", 1),
+                Difference("recorded/billed", "late", 2),
+                Difference("recorded/billed", "in_flight", 3),
+            ],
+        ),
+    ],
+)
+def test_the_causes_add_up_to_the_difference(billed, expected):
+    line = Line(PERIOD, None, billed.after.recorded, billed, 0)
+    assert line.differences() == expected
+    assert sum(each.quantity for each in expected) == billed.after.recorded - billed.raw
+
+
+def test_a_limit_that_came_later_is_no_drift():
+    line = Line(PERIOD, Enforced(used=70, on_its_way=10, recorded=100, not_counted=40), 100, None, 0)
+    assert [(each.cause, each.quantity) for each in line.differences()] == [("in_flight", 10), ("not_counted", -40)]
+    assert NOTHING.confirmed == 0
