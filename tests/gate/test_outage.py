@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
+import zlib
 from contextlib import ExitStack, closing, contextmanager
+from time import monotonic
 
+import msgspec
 import pytest
 import redis
 
@@ -22,7 +26,10 @@ from spendgate.control import Control
 from spendgate.errors import NotPrepared, UnknownMeter
 from spendgate.keys import PARTITIONS
 from spendgate.limits import Concurrency
+from spendgate.outage.book import Book
+from spendgate.outage.entries import Opened, entries_of
 from spendgate.outage.journal import Journal
+from spendgate.outage.outage import CARETAKER_TIMEOUT_SECONDS
 from spendgate.policy import ReservationTerms
 from spendgate.record import decode_record
 from spendgate.state import Override
@@ -444,9 +451,130 @@ def test_a_journal_that_cannot_be_written_lets_nothing_pass(site, monkeypatch):
 
     with site.outage(gate):
         monkeypatch.setattr("spendgate.outage.journal.os.fsync", no_space)
-        with pytest.raises(GateUnavailable, match="No space left"):
-            spend(gate, 10)
+        for _ in range(2):
+            with pytest.raises(GateUnavailable, match="No space left"):
+                spend(gate, 10, event_id="run-1")
         monkeypatch.undo()
+        assert b"run-1" not in (site.directory / "journals" / "0001.journal").read_bytes()
+        assert spend(gate, 10, event_id="run-1")[0].allowed
+        assert b"run-1" in (site.directory / "journals" / "0001.journal").read_bytes()
+    assert site.used(gate) == 20
+
+
+def test_a_folder_that_can_hold_no_journal_is_named(site):
+    site.prepare()
+    (site.directory / "text").write_text("no folder")
+    with pytest.raises(OSError, match=r"no journal of outages can be kept there.*/text'$"):
+        site.gate(journal="text")
+    (site.directory / "odd" / "0001.journal").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"0001\.journal.*/odd'$"):
+        site.gate(journal="odd")
+
+
+def test_journals_that_cannot_be_read_are_told_and_hold_up_nobody(site, caplog):
+    site.prepare()
+    journals = site.directory / "journals"
+    (journals / "0007.journal").mkdir(parents=True)
+    payload = msgspec.msgpack.encode(["of a later version", 1])
+    (journals / "0008.journal").write_bytes(struct.pack(">II", len(payload), zlib.crc32(payload)) + payload)
+    first = site.gate()
+    spend(first, 1)
+    with site.outage():
+        while not first.outage.is_open:
+            first.outage.failed(GateUnavailable("Redis is stopped", "no"))
+        assert spend(first, 10)[0].allowed
+        first.close()
+    (journals / "0001.journal").rename(journals / "0009.journal")
+    second = site.gate()
+    assert second.outage.wait_for_care(CARE_SECONDS)
+    assert site.used(second) == 11, "what is in the last one is settled"
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 4, "by each gate once, though it looks again and again"
+    assert [sum(name in message for message in told) for name in ("0007.journal", "0008.journal")] == [2, 2]
+
+
+def test_closing_does_not_wait_for_a_redis_that_hangs_nor_for_all_that_is_left(site, tmp_path):
+    site.prepare()
+    gate = site.gate()
+    site.process.send_signal(signal.SIGSTOP)
+    began = monotonic()
+    gate.close()
+    assert monotonic() - began < 4 * CARETAKER_TIMEOUT_SECONDS
+    site.process.send_signal(signal.SIGCONT)
+    book = Book.open_free(tmp_path / "left")
+    for number in range(5):
+        book.grant(usage_event("acme", "tokens", 1, event_id=f"run-{number}"), "decide", number, POLICY, {})
+    answers = iter([True, True, False])
+    assert book.settle(Debiting(), lambda *_: POLICY, 0, lambda: next(answers)) == set()
+    assert book.unsettled == 3
+    book.close()
+
+
+class Debiting:
+    """A Redis that debits whatever it is told of."""
+
+    def run(self, _script, _key, _arguments):
+        return [b"debited", b"1-1", b"ok", 1]
+
+
+FORKED = """
+    import os, signal, sys
+    from spendgate import GateUnavailable, SyncGate
+    gate = SyncGate.from_url(sys.argv[1], timeout_seconds=1, journal=sys.argv[2])
+    assert gate.outage.wait_for_care(20)
+    assert gate.decide("acme", "tokens", 1).allowed
+    child = os.fork()
+    if child == 0:
+        assert gate.decide("acme", "tokens", 1).allowed
+        os.kill(int(sys.argv[3]), signal.SIGSTOP)
+        failed = 0
+        for _ in range(5):
+            try:
+                gate.decide("acme", "tokens", 1)
+            except GateUnavailable:
+                failed += 1
+        os.kill(int(sys.argv[3]), signal.SIGCONT)
+        assert failed == 5 and not gate.outage.is_open, failed
+        while True:
+            try:
+                allowed = gate.decide("acme", "tokens", 1, event_id="back").allowed
+                break
+            except GateUnavailable:
+                pass
+        gate.close()
+        os._exit(0 if allowed else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert gate.outage.wait_for_care(20)
+    gate.close()
+"""
+
+
+def test_a_forked_child_asks_redis_and_lets_nothing_pass_of_its_parents_share(site):
+    site.prepare()
+    program = [sys.executable, "-W", "error", "-c", textwrap.dedent(FORKED)]
+    arguments = [site.url, site.directory / "journals", str(site.process.pid)]
+    ran = subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert [entry for entry in journal_entries(site) if not isinstance(entry, Opened)] == []
+
+
+def journal_entries(site) -> list:
+    raw = (site.directory / "journals" / "0001.journal").read_bytes()
+    return [entry for _, entry in entries_of(raw)]
+
+
+def test_what_cannot_be_debited_is_told_in_full_and_stays_in_the_journal(site, caplog, monkeypatch):
+    site.prepare()
+    gate = site.gate()
+    spend(gate, 1)
+    monkeypatch.setattr("spendgate.outage.book.COMPACTED_ABOVE_BYTES", 0)
+    with site.outage(gate):
+        assert spend(gate, 7, event_id="run-1")[0].allowed
+        monkeypatch.setattr("spendgate.outage.book._problem_of", lambda _: "counter_full")
+    assert gate.outage.status.refused == 1
+    assert "(counter_full): customer acme, event run-1, {'tokens': 7}" in caplog.text
+    gate.close()
+    assert {type(entry).__name__ for entry in journal_entries(site)} == {"Opened", "Granted", "Settled"}
 
 
 def test_a_slot_is_taken_over_for_later_periods_only(site):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from spendgate.calls import finish_arguments, settle_arguments
 from spendgate.decide import Mode
@@ -23,6 +24,8 @@ from spendgate.reservation import Action
 from spendgate.script import FINISH_RESERVATION, SETTLE
 from spendgate.token import ReservationToken
 from spendgate.transports import SyncTransport
+
+_log: Final = logging.getLogger("spendgate.outage")
 
 PolicyOf = Callable[[str, str], EffectivePolicy]
 """The policy that a customer had, by digest. Raises GateUnavailable and NotPrepared."""
@@ -42,6 +45,7 @@ class Book:
         self._runs: dict[bytes, Granted] = {}
         self._ends: dict[int, Ended] = {}
         self._given: dict[bytes, Granted] = {}
+        self._written: dict[int, Future[None]] = {}
         for entry in journal.entries:
             self._read(entry)
         journal.entries = ()
@@ -91,7 +95,19 @@ class Book:
             kept = self.shares.keep(policy, event, counters)
             granted = Granted(self._sequence, event, mode, effective_at_us, policy.digest, kept, ends_at_us)
             self._add(granted)
-            return granted, self.journal.append(granted)
+            return granted, self._write(granted)
+
+    def written(self, granted: Granted) -> Future[None] | None:
+        """When what was let pass before is on disk: None is already. Where that failed, it is tried again."""
+        with self._lock:
+            written = self._written.get(granted.sequence)
+            if written is not None and written.done():
+                return self._write(granted) if written.exception() is not None else None
+            return written
+
+    def _write(self, granted: Granted) -> Future[None]:
+        written = self._written[granted.sequence] = self.journal.append(granted)
+        return written
 
     def end(
         self, token: ReservationToken, action: Action, actual: dict[str, int], policy: EffectivePolicy
@@ -112,15 +128,19 @@ class Book:
         with self._lock:
             run = self._runs.get(token.event.identity())
             if run is not None:
-                self._settled(run.sequence, self._freed(token.event, committed, policy))
+                self._settled(run, self._freed(token.event, committed, policy))
 
-    def settle(self, transport: SyncTransport, policy_of: PolicyOf, now_us: int) -> set[str]:
-        """Tell Redis what it does not know, in the journal's order; customers that are stopped by it.
+    def settle(
+        self, transport: SyncTransport, policy_of: PolicyOf, now_us: int, goes_on: Callable[[], bool] = lambda: True
+    ) -> set[str]:
+        """Tell Redis what it does not know, in the journal's order and while it `goes_on`; customers that are stopped by it.
 
         Raises GateUnavailable, ScriptFailed or NotPrepared where it has to be tried again."""
-        stopped = set()
+        stopped: set[str] = set()
         waiting: list[Granted | Ended] = [*self._ends.values(), *self._grants.values()]
         for entry in sorted(waiting, key=lambda each: each.sequence):
+            if not goes_on():
+                return stopped
             if isinstance(entry, Ended):
                 stops = self._settle_end(transport, entry, policy_of)
             else:
@@ -128,9 +148,9 @@ class Book:
             if stops:
                 stopped.add(entry.event.customer_id)
         for run in list(self._runs.values()):
-            if run.ends_at_us <= now_us:
+            if run.ends_at_us <= now_us and goes_on():
                 self._end_overdue(transport, run, policy_of)
-        if self.journal.size > COMPACTED_ABOVE_BYTES and not self.unsettled:
+        if self.journal.size > COMPACTED_ABOVE_BYTES:
             self._compact()
         return stopped
 
@@ -163,6 +183,7 @@ class Book:
 
     def _drop(self, sequence: int) -> None:
         self._ends.pop(sequence, None)
+        self._written.pop(sequence, None)
         granted = self._grants.pop(sequence, None)
         runs = [run for run in self._runs.values() if run.sequence == sequence]
         for each in ([granted] if granted is not None else []) + runs:
@@ -170,11 +191,22 @@ class Book:
             self._runs.pop(identity, None)
             self._given.pop(identity, None)
 
-    def _settled(self, sequence: int, kept: tuple[KeptCounter, ...] = (), problem: str = "") -> None:
+    def _settled(self, entry: Granted | Ended, kept: tuple[KeptCounter, ...] = (), problem: str = "") -> None:
+        """With a `problem` nobody but a person can say what is to become of it: it is told in full."""
         with self._lock:
-            self._drop(sequence)
-            self.refused += bool(problem)
-            self.journal.append(Settled(sequence, kept, problem))
+            self._drop(entry.sequence)
+            self.journal.append(Settled(entry.sequence, kept, problem))
+        if problem:
+            self.refused += 1
+            _log.error(
+                "what passed in an outage can't be debited (%s): customer %s, event %s, %s; entry %d of journal %s",
+                problem,
+                entry.event.customer_id,
+                entry.event.event_id,
+                entry.actual if isinstance(entry, Ended) else entry.event.quantities,
+                entry.sequence,
+                self.journal.name,
+            )
 
     def _freed(
         self, event: UsageEvent, used: dict[str, int], policy: EffectivePolicy | None
@@ -196,7 +228,7 @@ class Book:
         reply = transport.run(SETTLE, counters_key(event.customer_id), arguments)
         status, problem = reply[0].decode(), _problem_of(reply)
         if problem:
-            self._settled(granted.sequence, problem=problem)
+            self._settled(granted, problem=problem)
             return False
         # The share comes back where Redis counts the event within the limits, so that all shares together never let
         # more pass beyond a limit than the allowance.
@@ -207,7 +239,7 @@ class Book:
                 counters = self.shares.find(policy, event)
                 after = taken_back(policy, event, counters, granted.effective_at_us, used=None)
                 kept = self.shares.keep(policy, event, after)
-            self._settled(granted.sequence, kept, "conflict" if status == "conflict" else "")
+            self._settled(granted, kept, "conflict" if status == "conflict" else "")
         return bool(reply[2] != b"ok")
 
     def _settle_end(self, transport: SyncTransport, ended: Ended, policy_of: PolicyOf) -> bool:
@@ -224,19 +256,19 @@ class Book:
         reply = transport.run(FINISH_RESERVATION, counters_key(token.customer_id), arguments)
         problem = _problem_of(reply)
         if problem != "reservation_finished" or not ended.digest:  # an entry of an earlier version has none
-            self._settled(ended.sequence, problem=problem)
+            self._settled(ended, problem=problem)
             return False
         # Its deadline was sooner than Redis was back. It was committed in time, so what was used of it counts.
         terms = policy_of(token.customer_id, ended.digest).reservations
         how = reply[2].decode()
         late = late_use(ended.event, ended.stream_id, ended.effective_at_us, terms, ended.actual, how)
         if late is None or late.event is None:
-            self._settled(ended.sequence, problem=problem if late is None else "")
+            self._settled(ended, problem=problem if late is None else "")
             return False
         arguments = settle_arguments(late.event, ended.effective_at_us, ended.digest, self.journal.name, ended.sequence)
         reply = transport.run(SETTLE, counters_key(token.customer_id), arguments)
-        problem = _problem_of(reply)
-        self._settled(ended.sequence, problem=problem)
+        problem = _problem_of(reply) or ("conflict" if reply[0] == b"conflict" else "")
+        self._settled(ended, problem=problem)
         return not problem and bool(reply[2] != b"ok")
 
     def _end_overdue(self, transport: SyncTransport, run: Granted, policy_of: PolicyOf) -> None:
@@ -258,14 +290,14 @@ class Book:
         problem = _problem_of(reply)
         with self._lock:
             if problem == "reservation_finished":
-                self._settled(run.sequence)  # what was used of it stays in the share, for it is not known here
+                self._settled(run)  # what was used of it stays in the share, for it is not known here
             else:
-                self._settled(run.sequence, self._freed(event, actual, policy), problem)
+                self._settled(run, self._freed(event, actual, policy), problem)
 
     def _compact(self) -> None:
         with self._lock:
-            if not self.unsettled:
-                self.journal.compact(self._sequence, self.shares.kept(), ())
+            if not self.unsettled and not self.refused:
+                self.journal.compact(self._sequence, self.shares.kept())
 
 
 def _problem_of(reply: list[Any]) -> str:

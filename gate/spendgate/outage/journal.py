@@ -6,6 +6,7 @@ Entries that several threads append at once are written and synced together, by 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -13,6 +14,8 @@ import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+
+import msgspec
 
 from spendgate.errors import GateUnavailable
 from spendgate.outage.entries import Entry, KeptCounter, Opened, entries_of, frame_of
@@ -28,7 +31,10 @@ class Journal:
         self._path = path
         self._lock = lock
         raw = path.read_bytes() if path.exists() else b""
-        found = list(entries_of(raw))
+        try:
+            found = list(entries_of(raw))
+        except msgspec.MsgspecError as exc:
+            raise OSError(errno.EINVAL, f"a journal holds what this version does not know ({exc})", str(path)) from exc
         self.entries: Sequence[Entry] = [entry for _, entry in found]
         first = self.entries[0] if self.entries else None
         self.name = first.journal if isinstance(first, Opened) else secrets.token_hex(8)
@@ -40,7 +46,7 @@ class Journal:
         self._waiting: list[tuple[bytes, Future[None]]] = []
         self._closing = False
         if not self.entries:
-            os.write(self._file, frame_of(Opened(self.name, 0, ())))
+            _write_whole(self._file, frame_of(Opened(self.name, 0, ())))
             os.fsync(self._file)
             _sync_folder(path.parent)
         self._writer = threading.Thread(target=self._write, name="spendgate-journal", daemon=True)
@@ -48,24 +54,31 @@ class Journal:
 
     @classmethod
     def open_free(cls, folder: Path) -> Journal:
-        """The first journal of the folder that no living process has open, or a new one. Raises OSError."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for number in range(1, MAX_JOURNALS + 1):
-            journal = cls.open_numbered(folder, number)
-            if journal is not None:
-                return journal
-        raise OSError(f"all {MAX_JOURNALS} journals in {folder} are in use")
+        """The first journal of the folder that no living process has open, or a new one. Raises OSError naming the folder."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for number in range(1, MAX_JOURNALS + 1):
+                journal = cls.open_numbered(folder, number)
+                if journal is not None:
+                    return journal
+        except OSError as exc:
+            raise OSError(exc.errno, f"no journal of outages can be kept there: {exc}", str(folder)) from exc
+        raise OSError(errno.EBUSY, f"all {MAX_JOURNALS} journals of outages there are in use", str(folder))
 
     @classmethod
     def open_numbered(cls, folder: Path, number: int) -> Journal | None:
-        """None when a living process has it open."""
+        """None when a living process has it open. Raises OSError."""
         lock = os.open(folder / f"{number:04d}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
             return None
-        return cls(folder / f"{number:04d}.journal", lock)
+        try:
+            return cls(folder / f"{number:04d}.journal", lock)
+        except OSError:
+            os.close(lock)
+            raise
 
     @property
     def size(self) -> int:
@@ -83,18 +96,20 @@ class Journal:
             self._changed.notify()
         return done
 
-    def compact(self, sequence: int, counters: Iterable[KeptCounter], entries: Iterable[Entry]) -> None:
-        """Replace the file by what is still of use. Nothing may be appended meanwhile."""
-        frames = [frame_of(Opened(self.name, sequence, tuple(counters))), *map(frame_of, entries)]
+    def compact(self, sequence: int, counters: Iterable[KeptCounter]) -> None:
+        """Replace the file by what is still of use. Nothing may be appended meanwhile. Raises OSError, and the file stays."""
+        frame = frame_of(Opened(self.name, sequence, tuple(counters)))
         fresh = self._path.with_suffix(".new")
         file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        os.write(file, b"".join(frames))
-        os.fsync(file)
-        with self._writing:
-            fresh.replace(self._path)
-            _sync_folder(self._path.parent)
-            os.close(self._file)
-            self._file, self._size = file, sum(map(len, frames))
+        try:
+            _write_whole(file, frame)
+            os.fsync(file)
+            with self._writing:
+                fresh.replace(self._path)
+                file, self._file, self._size = self._file, file, len(frame)
+                _sync_folder(self._path.parent)
+        finally:
+            os.close(file)
 
     def close(self) -> None:
         """Write what waits and let the next process have it. Idempotent."""

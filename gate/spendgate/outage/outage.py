@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 import msgspec
@@ -14,7 +16,7 @@ import msgspec
 from spendgate.calls import Finished, Policies, policy_key
 from spendgate.decide import Mode, Verdict
 from spendgate.decision import DegradedDecision
-from spendgate.errors import BacklogFull, GateUnavailable, NotPrepared, ScriptFailed, UnknownMeter
+from spendgate.errors import BacklogFull, GateUnavailable, NotPrepared, ScriptFailed, SpendgateError, UnknownMeter
 from spendgate.event import UsageEvent
 from spendgate.keys import SIGNING_KEY
 from spendgate.outage.book import Book
@@ -25,7 +27,7 @@ from spendgate.policy import ENGINE_VERSION, EffectivePolicy
 from spendgate.record import Record, Result, decode_record
 from spendgate.reservation import Action, Facts, ReservationStatus, committed_quantities
 from spendgate.token import ReservationToken, token_of
-from spendgate.transports import SyncTransport
+from spendgate.transports import SyncTransport, forks
 
 FAILURES_MAX: Final = 3
 """After so many calls in a row that Redis did not answer, it is asked no more until the caretaker has heard of it."""
@@ -36,6 +38,9 @@ CUSTOMERS_KNOWN: Final = 10_000
 PROBE_SECONDS: Final = 0.1
 SETTLE_SECONDS: Final = 1.0
 CARETAKER_TIMEOUT_SECONDS: Final = 1.0
+"""Of one call. Closing takes about as long once more."""
+
+_log: Final = logging.getLogger("spendgate.outage")
 
 
 class NotAsked(GateUnavailable):
@@ -57,7 +62,8 @@ class Outage:
     """One for each process. A thread of its own, the caretaker, holds the slot and settles the journal.
 
     `journal` is a folder that outlives the process, on a disk of this machine: what was let pass is there before
-    anybody is told. Processes of one machine may share it. Raises OSError where it can't be written.
+    anybody is told. Processes of one machine may share it. Raises OSError where it can't be written. A forked child has
+    neither caretaker nor share: nothing passes there while Redis is away.
     """
 
     def __init__(self, journal: Path, connect: Callable[[], SyncTransport], policies: Policies) -> None:
@@ -71,7 +77,9 @@ class Outage:
         self._failures = 0
         self._let_pass = 0
         self._wake = threading.Event()
-        self._closing = False
+        self._generation = forks.generation()
+        self._closing_until: float | None = None
+        self._troubles: set[str] = set()
         self._cared = threading.Condition()
         self._rounds_begun = self._rounds_done = 0
         self._caretaker = threading.Thread(target=self._care, name="spendgate-outage", daemon=True)
@@ -80,7 +88,12 @@ class Outage:
     @property
     def is_open(self) -> bool:
         """Whether Redis is not even asked now."""
-        return self._failures >= FAILURES_MAX
+        return self._failures >= FAILURES_MAX and not self._is_forked
+
+    @property
+    def _is_forked(self) -> bool:
+        """Threads stay behind in a fork, and locks may be held for ever by them."""
+        return self._generation != forks.generation()
 
     @property
     def signing_key(self) -> bytes | None:
@@ -130,6 +143,8 @@ class Outage:
         Raises `failure` where nothing is known of the customer, and where nothing is let pass but Redis may have done
         so; InvalidEvent, UnknownMeter and Conflict as `decide` does.
         """
+        if self._is_forked:
+            raise failure
         encoded, slot = self._known.get(event.customer_id), self._slot
         record = decode_record(encoded) if encoded is not None else None
         policy = self._policies.get(record.policy) if record is not None else None
@@ -143,7 +158,8 @@ class Outage:
                 verdict = msgspec.structs.replace(passed.verdict, reason="allowed_in_outage")
                 at_us = before.effective_at_us
                 bound = passed.overshoot_bound
-                return self._decision(record, policy, event, mode, at_us, verdict, bound, before.sequence), None
+                decision = self._decision(record, policy, event, mode, at_us, verdict, bound, before.sequence)
+                return decision, self._book.written(before)
             judged = judge(record, policy, event, mode, now_us, self._book.shares, slot, lifetime_us)
             durable, sequence = None, 0
             if judged.verdict.outcome == "allow":
@@ -166,7 +182,7 @@ class Outage:
         of the customer; UnknownMeter, and AboveReserved as the plan says."""
         encoded = self._known.get(token.customer_id)
         policy = self._policies.get(decode_record(encoded).policy) if encoded is not None else None
-        if action == "extend" or policy is None:
+        if action == "extend" or policy is None or self._is_forked:
             raise failure
         for meter in sorted(actual):
             if meter not in policy.meters:
@@ -187,7 +203,7 @@ class Outage:
 
     def finished(self, token: ReservationToken, finished: Finished) -> None:
         """Redis ended a reservation; if it was given here, its share is freed."""
-        if token.stream_id.startswith("0-") and finished.status != "open":
+        if token.stream_id.startswith("0-") and finished.status != "open" and not self._is_forked:
             encoded = self._known.get(token.customer_id)
             policy = self._policies.get(decode_record(encoded).policy) if encoded is not None else None
             self._book.ended_by_redis(token, finished.committed, policy)
@@ -207,10 +223,11 @@ class Outage:
             return self._cared.wait_for(lambda: self._rounds_done >= wanted, timeout_seconds)
 
     def close(self) -> None:
-        """Stop the caretaker and leave the journal to whoever comes next. Idempotent."""
-        if self._closing:
+        """Stop the caretaker and leave the journal to whoever comes next: what it can't settle within a second or two is
+        theirs. Idempotent."""
+        if self._closing_until is not None or self._is_forked:
             return
-        self._closing = True
+        self._closing_until = monotonic() + CARETAKER_TIMEOUT_SECONDS
         self._wake.set()
         self._caretaker.join()
         self._book.close()
@@ -258,14 +275,14 @@ class Outage:
     def _care(self) -> None:
         transport = self._connect()
         try:
-            while not self._closing:
+            while self._closing_until is None:
                 self._wake.clear()
                 self._rounds_begun += 1
                 wait_seconds = self._care_once(transport)
                 with self._cared:
                     self._rounds_done = self._rounds_begun
                     self._cared.notify_all()
-                if not self._closing:
+                if self._closing_until is None:
                     self._wake.wait(wait_seconds)
             self._leave(transport)
         finally:
@@ -285,7 +302,19 @@ class Outage:
             return SETTLE_SECONDS
         except GateUnavailable:
             return PROBE_SECONDS if self.is_open else SETTLE_SECONDS
+        except (SpendgateError, OSError, ValueError, msgspec.MsgspecError) as exc:
+            self._complain(exc)
+            return SETTLE_SECONDS
         return SETTLE_SECONDS if self._book.unsettled else RENEW_SECONDS
+
+    def _complain(self, trouble: Exception) -> None:
+        """Once for each, not each second."""
+        if str(trouble) not in self._troubles:
+            self._troubles.add(str(trouble))
+            _log.error("a journal of outages can't be settled: %s", trouble, exc_info=trouble)
+
+    def _goes_on(self) -> bool:
+        return self._closing_until is None or monotonic() < self._closing_until
 
     def _settle(self, transport: SyncTransport, book: Book) -> None:
         now_us = self._slot.clock_us() if self._slot is not None else 0
@@ -294,13 +323,19 @@ class Outage:
             found = self._policies.get(digest)
             return found or self._policies.add(digest, transport.get(policy_key(customer_id, digest)))
 
-        for customer_id in book.settle(transport, policy_of, now_us):
+        for customer_id in book.settle(transport, policy_of, now_us, self._goes_on):
             self._known.pop(customer_id, None)
 
     def _settle_of_the_dead(self, transport: SyncTransport) -> None:
         """Journals that no living process has open, with something left to settle."""
         for path in sorted(self._folder.glob("*.journal")):
-            journal = Journal.open_numbered(self._folder, int(path.stem)) if path.stem.isdigit() else None
+            if not self._goes_on():
+                return
+            try:
+                journal = Journal.open_numbered(self._folder, int(path.stem)) if path.stem.isdigit() else None
+            except OSError as exc:
+                self._complain(exc)
+                continue
             if journal is None:
                 continue
             book = Book(journal)
