@@ -30,10 +30,11 @@ NOW = datetime.now(UTC)
 
 
 @pytest.fixture(params=["hosted", "usagedb"])
-def box(request, tmp_path, run, monkeypatch):
+def box(request, tmp_path, run):
     """Its clock stands still: what is late stays late, and what is not, when an hour is full during the test."""
-    monkeypatch.setattr("spendgate_daemon.sandbox.app.now_ms", lambda: int(NOW.timestamp() * 1000))
-    with serve(create_sandbox(tmp_path / "book.sqlite", key=KEY, dialect=request.param)) as url:
+    now_ms = int(NOW.timestamp() * 1000)
+    sandbox = create_sandbox(tmp_path / "book.sqlite", key=KEY, dialect=request.param, now_ms=lambda: now_ms)
+    with serve(sandbox) as url:
         client = UsageBox(url, KEY, dialect=request.param)
         yield client
         run(client.aclose())
