@@ -17,6 +17,8 @@ from spendgate.control import Control, Install
 from spendgate.restorer import Restorer
 from spendgate_daemon.api import Services
 from spendgate_daemon.api.metrics import watch_outage
+from spendgate_daemon.books.read import Reader
+from spendgate_daemon.books.reconcile import Reconcile
 from spendgate_daemon.documents import PolicyDocument, load_default, load_document
 from spendgate_daemon.jobs import Job
 from spendgate_daemon.metrics import OUTBOX_ENTRIES
@@ -139,7 +141,11 @@ def required(settings: Settings) -> tuple[str, str]:
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """What the API serves."""
-    async with open_parts(settings) as parts, open_decider(settings) as decider:
+    async with (
+        open_parts(settings) as parts,
+        open_decider(settings) as decider,
+        open_reconcile(settings, parts) as reconcile,
+    ):
         if decider.outage is not None:
             watch_outage(decider.outage)
         yield Services(
@@ -148,10 +154,32 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             control=parts.control,
             store=parts.store,
             webhooks=WebhookReceiver(settings.webhook_secrets, parts.control) if settings.webhook_secrets else None,
+            reconcile=reconcile,
             install_id=parts.install.id,
             environment=settings.environment,
             sandbox=settings.usagebox_is_sandbox,
         )
+
+
+@asynccontextmanager
+async def open_reconcile(settings: Settings, parts: Parts) -> AsyncIterator[Reconcile]:
+    """Comparing the books, with a UsageBox client of its own where one is configured."""
+    async with AsyncExitStack() as stack:
+        usagebox = None
+        if settings.usagebox_url is not None:
+            usagebox = _usagebox(settings, settings.usagebox_url)
+            stack.push_async_callback(usagebox.aclose)
+        yield reconcile_of(parts, usagebox)
+
+
+def reconcile_of(parts: Parts, usagebox: UsageBox | None) -> Reconcile:
+    reader = Reader(parts.gate, parts.control, parts.store, usagebox, own_source(parts), clock_us)
+    return Reconcile(reader, parts.control, parts.store, usagebox, clock_us)
+
+
+def own_source(parts: Parts) -> str:
+    """How UsageBox tells our usage from everybody else's."""
+    return f"spendgate/{parts.install.id}"
 
 
 @asynccontextmanager
@@ -209,7 +237,7 @@ def _usagebox_jobs(
     settings: Settings, parts: Parts, usagebox: UsageBox, applier: Applier, advice: Advice, led: Led
 ) -> tuple[list[Job], list[Every]]:
     gate, control, store = parts.gate, parts.control, parts.store
-    source = f"spendgate/{parts.install.id}"
+    source = own_source(parts)
     poll = Poll(control, gate, store, usagebox, applier, clock_us)
     totals = UsageTotals(control, gate, store, usagebox, source, clock_us, advice.touch)
 
@@ -225,6 +253,7 @@ def _usagebox_jobs(
         Every(Job("poll", led(poll.poll_once), deadline_seconds=300), settings.poll_interval_seconds),
         Every(Job("full-poll", led(full_poll), deadline_seconds=900), 3600),
         Every(Job("usage-totals", led(totals.read_once), deadline_seconds=300), settings.totals_interval_seconds),
+        Every(Job("books", led(reconcile_of(parts, usagebox).run_once), deadline_seconds=300), 30),
     ]
     return loops, schedule
 

@@ -19,6 +19,8 @@ from spendgate import Gate
 from spendgate.control import Control
 from spendgate.keys import PARTITIONS
 from spendgate_daemon.api import Services, create_app
+from spendgate_daemon.books.read import Reader
+from spendgate_daemon.books.reconcile import Reconcile
 from spendgate_daemon.documents import load_document
 from spendgate_daemon.mirror.apply import Applier, CustomerTerms
 from spendgate_daemon.mirror.policy_book import PolicyBook
@@ -131,6 +133,13 @@ def running(run, url: str, database: Path):
         control=served_control,
         store=store,
         webhooks=WebhookReceiver((SECRET,), served_control),
+        reconcile=Reconcile(
+            Reader(served_gate, served_control, store, None, "spendgate/test", now_us),
+            served_control,
+            store,
+            None,
+            now_us,
+        ),
         install_id="test",
         environment="test",
         sandbox=True,

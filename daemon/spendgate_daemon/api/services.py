@@ -9,6 +9,7 @@ import msgspec
 
 from spendgate.client import Gate
 from spendgate.control import Control
+from spendgate_daemon.books.reconcile import Reconcile
 from spendgate_daemon.mirror.webhooks import WebhookReceiver
 from spendgate_daemon.store import Store
 
@@ -20,13 +21,14 @@ def clock_us() -> int:
 
 class Services(msgspec.Struct, frozen=True):
     """`decider` decides, by its deadline and in an outage too; `gate` reads. `webhooks` None: no secret is configured, and webhooks are refused. `sandbox`: the mirrored UsageBox is the
-    embedded one. `environment` and `install_id` are shown to people."""
+    embedded one. `reconcile` compares the books. `environment` and `install_id` are shown to people."""
 
     gate: Gate
     decider: Gate
     control: Control
     store: Store
     webhooks: WebhookReceiver | None
+    reconcile: Reconcile
     install_id: str
     environment: str
     sandbox: bool

@@ -26,6 +26,7 @@ _COMMANDS: Final = (
     ("traffic", TOOLS, "Send load as an application would."),
     ("policy", TOOLS, "Work with policy documents."),
     ("replay", TOOLS, "Make a stored decision again, and say whether it agrees."),
+    ("reconcile", TOOLS, "Compare what was enforced, recorded and billed, and put it right."),
     ("rebuild", TOOLS, "Make everything in Redis again, after it lost its data."),
     ("keys", TOOLS, "Make, list and revoke API keys."),
     ("flagd", TOOLS, "Write the flag definition for flagd to a file."),

@@ -39,6 +39,7 @@ from spendgate_daemon.api.routes.customer_terms import MAX_VERSION
 from spendgate_daemon.api.routes.customers import STATES
 from spendgate_daemon.api.routes.guardrail_events import KINDS
 from spendgate_daemon.api.routes.overrides import MAX_REASON, MAX_UNITS
+from spendgate_daemon.books.line import Cause
 from spendgate_daemon.mirror.apply import MAX_CREDITS
 from spendgate_daemon.mirror.terms import MAX_CAP, MAX_CAPS, MAX_GRANTS, MAX_PRIORITY, STATUSES
 from spendgate_daemon.overrides import MAX_DAYS, MIN_REASON
@@ -424,6 +425,44 @@ REPAIR: Final = extended(
     reservations_without_end=listed(answer(**_REPAIR_EVENT)),
 )
 
+BOOK_LINE: Final = answer(
+    customer_id=TEXT,
+    customer_name=TEXT,
+    limit_id=nullable(TEXT),
+    meters=listed(TEXT),
+    unit=TEXT,
+    period_start=INSTANT,
+    period_end=INSTANT,
+    enforced=nullable(WHOLE) | {"description": "What Redis counted; null where no limit counts this."},
+    recorded=WHOLE,
+    billed=nullable(WHOLE) | {"description": "Ours in UsageBox; null where there is none."},
+    external=nullable(WHOLE),
+    differences=listed(
+        answer(
+            between=one_of("enforced/recorded", "recorded/billed"),
+            cause=one_of(*get_args(Cause)),
+            quantity=WHOLE | {"description": "What the second book lacks; below 0: has too much."},
+            sentence=TEXT,
+        )
+    ),
+    compared_at=INSTANT,
+)
+
+BOOKS: Final = extended(
+    "BookLines",
+    counts=answer(lines=WHOLE, differ=WHOLE, drift=WHOLE, oldest_compared_at=nullable(INSTANT)),
+)
+
+RECONCILE_REQUEST: Final = request("customer_id", customer_id=text(1, MAX_ID_BYTES), dry_run=BOOLEAN)
+
+RECONCILED: Final = answer(
+    customer_id=TEXT,
+    dry_run=BOOLEAN,
+    lines=listed(known("BookLine")),
+    repairs=listed(answer(what=one_of("counter", "delivery"), limit_id=nullable(TEXT), message=TEXT)),
+    unexplained=BOOLEAN,
+)
+
 PROBLEM: Final = answer(type={"type": "string", "format": "uri"}, title=TEXT, status=whole(400, 599), detail=TEXT) | {
     "description": "RFC 9457 problem details. `field` names the input at fault, `expected` what it must be."
 }
@@ -501,6 +540,11 @@ SCHEMAS: Final[dict[str, Shape]] = {
     "RepairRow": REPAIR_ROW,
     "Repairs": page("RepairRow"),
     "Repair": REPAIR,
+    "BookLine": BOOK_LINE,
+    "BookLines": page("BookLine"),
+    "Books": BOOKS,
+    "ReconcileRequest": RECONCILE_REQUEST,
+    "Reconciled": RECONCILED,
     "Evaluation": EVALUATION,
     "Problem": PROBLEM,
     "Summary": SUMMARY,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spendgate_daemon.api.routes import (
+    books,
     customer_reservations,
     customer_terms,
     customer_usage,
@@ -31,6 +32,7 @@ MODULES = (
     guardrail_events,
     overrides,
     repairs,
+    books,
     sessions,
     sync,
     flags,
