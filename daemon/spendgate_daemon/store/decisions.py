@@ -13,6 +13,9 @@ from spendgate_daemon.store.database import Database
 from spendgate_daemon.store.page import Page, position_of
 from spendgate_daemon.store.schema import decisions, finishing, mismatched, not_allow, not_allowed, reserving
 
+ON_EVENTS: Final = decisions.c.kind.not_in(("standing", "repair", "restored"))
+"""Decisions on events, counted denials and ends of reservations: what people mean by decisions."""
+
 _ENDS: Final = ("commit", "release", "expire")
 _REPAIR: Final = sa.and_(not_allowed, decisions.c.reason == "repaired")
 
@@ -45,6 +48,7 @@ class Decisions:
     def insert(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
         """Rows that are there already (by decision id) stay as they are."""
         if rows:
+            self._database.in_order(connection, decisions)
             self._database.upsert(connection, decisions, rows, keys=["decision_id"])
 
     def known(self, connection: sa.Connection, decision_ids: Sequence[str]) -> set[str]:
@@ -75,7 +79,7 @@ class Decisions:
     ) -> Page[StoredDecision]:
         """Newest first: decisions on events, counted denials, and ends of reservations; or repairs. Raises ValueError for
         a foreign cursor."""
-        query = sa.select(decisions).where(decisions.c.kind.not_in(("standing", "repair", "restored")))
+        query = sa.select(decisions).where(ON_EVENTS)
         if repairs:
             query = sa.select(decisions).where(_REPAIR)
         if cursor is not None:
@@ -203,11 +207,23 @@ class Decisions:
         with self._database.reading() as connection:
             return sorted(map(_stored, connection.execute(query)), key=lambda each: each.position)
 
-    def after(self, position: int, limit: int) -> list[StoredDecision]:
-        """In the order they were stored, for the verifier."""
-        query = sa.select(decisions).where(decisions.c.position > position).order_by(decisions.c.position).limit(limit)
+    def after(self, position: int, limit: int, *conditions: sa.ColumnElement[bool]) -> list[StoredDecision]:
+        """Records that meet the conditions, in the order they were stored."""
+        ahead = sa.select(decisions).where(decisions.c.position > position, *conditions)
+        with self._database.reading() as connection:
+            return [_stored(row) for row in connection.execute(ahead.order_by(decisions.c.position).limit(limit))]
+
+    def by_positions(self, positions: Sequence[int]) -> list[StoredDecision]:
+        query = sa.select(decisions).where(decisions.c.position.in_(positions)).order_by(decisions.c.position)
         with self._database.reading() as connection:
             return [_stored(row) for row in connection.execute(query)]
+
+    def records(self, decision_ids: Sequence[str]) -> dict[str, bytes]:
+        """By decision id, the encoded records."""
+        query = sa.select(decisions.c.decision_id, decisions.c.record)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.where(decisions.c.decision_id.in_(decision_ids)))
+            return {row.decision_id: bytes(row.record) for row in rows}
 
     def mark_verified(self, connection: sa.Connection, positions: Sequence[int], *, verified: bool) -> None:
         for start in range(0, len(positions), 500):

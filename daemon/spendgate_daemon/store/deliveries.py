@@ -1,28 +1,50 @@
-"""What still has to reach a sink: `pending` → `attempted` → `delivered`, or `dead` with its cause.
+"""What still has to reach a sink: `pending` → `attempted` → `delivered`, or `dead` with its cause, or `discarded` after that.
 
-Both ends are final: whoever comes late with another state changes nothing, and only `revive` brings back the dead.
+All ends are final: whoever comes late with another state changes nothing, and only `revive` brings back the dead. A sink
+that takes everything in order has a row here only for what left the order; the rest is told by its marks (`streams.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
 from spendgate_daemon.store.database import Database
 from spendgate_daemon.store.schema import delivered_totals, deliveries, not_delivered
+from spendgate_daemon.store.streams import Streams, Waiting, add_delivered
+
+ENDS: Final = ("dead", "discarded")
+"""Ends that are not the wanted one. Their rows are in the index of what is not delivered."""
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """`first_attempt_us` is of the first attempt ever; None: there was none, or it was before this was noted."""
+
     sink: str
     position: int
     item_id: str
     state: str
     attempts: int
     created_at_us: int
-    next_attempt_us: int
+    next_attempt_us: int = 0
+    error: str | None = None
+    first_attempt_us: int | None = None
+    correction_id: str | None = None
+    discarded_by: str | None = None
+    discarded_at_us: int | None = None
+    discard_reason: str | None = None
+
+
+class ItemState(msgspec.Struct, frozen=True):
+    """What became of one event at one sink. `attempts` None: they are not counted one by one."""
+
+    sink: str
+    item_id: str
+    state: str
+    attempts: int | None
     error: str | None
 
 
@@ -34,13 +56,15 @@ class SinkState(msgspec.Struct, frozen=True):
     attempted: int
     delivered: int
     dead: int
+    discarded: int
     oldest_pending_at_us: int | None
     error: str | None
 
 
 class Deliveries:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, streams: Streams) -> None:
         self._database = database
+        self._streams = streams
 
     def insert(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
         """New work, `pending` at once; what is there already stays."""
@@ -77,13 +101,10 @@ class Deliveries:
         with self._database.writing() as connection:
             for start in range(0, len(positions), 500):
                 mine = deliveries.c.position.in_(positions[start : start + 500])
-                open_ = (deliveries.c.sink == sink, mine, not_delivered, deliveries.c.state != "dead")
-                update = deliveries.update().where(*open_)
-                moved += connection.execute(update.values(**values)).rowcount
-            if state == "delivered" and moved:
-                total = delivered_totals.c.number + sa.literal_column("excluded.number")
-                row = {"sink": sink, "number": moved}
-                self._database.upsert(connection, delivered_totals, [row], keys=["sink"], update={"number": total})
+                open_ = (deliveries.c.sink == sink, mine, not_delivered, deliveries.c.state.not_in(ENDS))
+                moved += connection.execute(deliveries.update().where(*open_).values(**values)).rowcount
+            if state == "delivered":
+                add_delivered(self._database, connection, sink, moved)
 
     def revive(self, sink: str) -> int:
         """Let the dead of a sink be tried again from the start; how many there were."""
@@ -91,14 +112,22 @@ class Deliveries:
             dead = deliveries.update().where(deliveries.c.sink == sink, deliveries.c.state == "dead", not_delivered)
             return connection.execute(dead.values(state="pending", attempts=0, next_attempt_us=0)).rowcount
 
-    def of_item(self, item_ids: Sequence[str]) -> list[Delivery]:
+    def of_item(self, item_ids: Sequence[str]) -> list[ItemState]:
+        """What became of these events, sink by sink."""
         with self._database.reading() as connection:
-            rows = connection.execute(sa.select(deliveries).where(deliveries.c.item_id.in_(item_ids)))
-            return [_delivery(row) for row in rows]
+            rows = connection.execute(sa.select(deliveries).where(deliveries.c.item_id.in_(item_ids))).all()
+            streamed = self._streams.of_item(connection, item_ids)
+        own = [ItemState(*(getattr(row, name) for name in ItemState.__struct_fields__)) for row in rows]
+        told = {(each.sink, each.item_id) for each in own}
+        for stream, item_id, position in streamed:
+            if (stream.sink, item_id) not in told:
+                state = stream.state_at(position)
+                own.append(ItemState(stream.sink, item_id, state, None, stream.error if state == "attempted" else None))
+        return own
 
     def sinks(self) -> list[SinkState]:
         """Every sink that ever had work, by name."""
-        waiting = deliveries.c.state != "dead"
+        waiting = deliveries.c.state.not_in(ENDS)
         counts = (
             sa.select(
                 deliveries.c.sink,
@@ -113,28 +142,40 @@ class Deliveries:
         with self._database.reading() as connection:
             rows = connection.execute(counts).all()
             delivered = {row.sink: row.number for row in connection.execute(sa.select(delivered_totals))}
+            streams = self._streams.waiting(connection)
         return [
-            _sink_state(sink, delivered.get(sink, 0), {row.state: row for row in rows if row.sink == sink})
-            for sink in sorted({row.sink for row in rows} | set(delivered))
+            _sink_state(
+                sink,
+                delivered.get(sink, 0),
+                {row.state: row for row in rows if row.sink == sink},
+                streams.get(sink, Waiting(0, 0, None, None)),
+            )
+            for sink in sorted({row.sink for row in rows} | set(delivered) | set(streams))
         ]
 
 
 def _waiting(sink: str, limit: int) -> sa.Select[Any]:
-    mine = sa.select(deliveries).where(deliveries.c.sink == sink, not_delivered, deliveries.c.state != "dead")
+    mine = sa.select(deliveries).where(deliveries.c.sink == sink, not_delivered, deliveries.c.state.not_in(ENDS))
     return mine.order_by(deliveries.c.position).limit(limit)
 
 
-def _sink_state(sink: str, delivered: int, rows: dict[str, Any]) -> SinkState:
+def _sink_state(sink: str, delivered: int, rows: dict[str, Any], stream: Waiting) -> SinkState:
+    number = {state: row.number for state, row in rows.items()}
     oldest = [row.oldest for row in rows.values() if row.oldest is not None]
-    errors = [rows[state].error for state in ("dead", "attempted", "pending") if state in rows]
+    oldest += [stream.oldest_at_us] if stream.oldest_at_us is not None else []
+    errors = [rows["dead"].error if "dead" in rows else None, stream.error]
+    errors += [rows[state].error for state in ("attempted", "pending") if state in rows]
     return SinkState(
         sink=sink,
+        pending=number.get("pending", 0) + stream.pending,
+        attempted=number.get("attempted", 0) + stream.attempted,
         delivered=delivered,
+        dead=number.get("dead", 0),
+        discarded=number.get("discarded", 0),
         oldest_pending_at_us=min(oldest, default=None),
         error=next((error for error in errors if error), None),
-        **{state: rows[state].number if state in rows else 0 for state in ("pending", "attempted", "dead")},
     )
 
 
 def _delivery(row: Any) -> Delivery:
-    return Delivery(*(getattr(row, name) for name in Delivery.__struct_fields__))
+    return Delivery(**{name: getattr(row, name) for name in Delivery.__struct_fields__})

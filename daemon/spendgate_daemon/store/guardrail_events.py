@@ -41,6 +41,7 @@ class GuardrailEvents:
         ]
         if not rows:
             return {}
+        self._database.in_order(connection, guardrail_events)
         self._database.upsert(connection, guardrail_events, rows, keys=["id"])
         positions: dict[str, int] = {}
         for start in range(0, len(rows), 500):
@@ -74,6 +75,19 @@ class GuardrailEvents:
             rows = connection.execute(query).all()
         items = [_event(row) for row in rows[:limit]]
         return Page(items, str(items[-1].position) if len(rows) > limit else None)
+
+    def after(self, position: int, limit: int) -> list[GuardrailEvent]:
+        """In the order they were stored."""
+        ahead = sa.select(guardrail_events).where(guardrail_events.c.position > position)
+        return self._events(ahead.order_by(guardrail_events.c.position).limit(limit))
+
+    def by_positions(self, positions: Sequence[int]) -> list[GuardrailEvent]:
+        mine = sa.select(guardrail_events).where(guardrail_events.c.position.in_(positions))
+        return self._events(mine.order_by(guardrail_events.c.position))
+
+    def _events(self, query: sa.Select[Any]) -> list[GuardrailEvent]:
+        with self._database.reading() as connection:
+            return [_event(row) for row in connection.execute(query)]
 
     def by_ids(self, ids: Sequence[str]) -> dict[str, GuardrailEvent]:
         with self._database.reading() as connection:

@@ -149,10 +149,26 @@ deliveries = Table(
     Column("created_at_us", BigInteger, nullable=False),
     Column("next_attempt_us", BigInteger, nullable=False),
     Column("error", Text),
+    Column("first_attempt_us", BigInteger),
+    Column("correction_id", String(320)),
+    Column("discarded_by", Text),
+    Column("discarded_at_us", BigInteger),
+    Column("discard_reason", Text),
 )
 not_delivered = sa.text("state <> 'delivered'")
 _partial(Index("ix_deliveries_open", deliveries.c.sink, deliveries.c.position), not_delivered)
 Index("ix_deliveries_item_id", deliveries.c.item_id)
+
+# Marks of sinks that take everything in order: see `streams.py`.
+streams = Table(
+    "streams",
+    metadata,
+    Column("sink", String(32), primary_key=True),
+    Column("source", String(32), nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("attempted", BigInteger, nullable=False),
+    Column("error", Text),
+)
 
 # Counted as they happen: millions of delivered rows are not to be counted for every look at the relays.
 delivered_totals = Table(

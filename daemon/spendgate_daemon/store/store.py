@@ -15,6 +15,7 @@ from spendgate_daemon.store.keys import Keys
 from spendgate_daemon.store.leases import Leases
 from spendgate_daemon.store.overrides import Overrides
 from spendgate_daemon.store.policies import Policies
+from spendgate_daemon.store.streams import Streams
 from spendgate_daemon.store.usage import Usage
 
 
@@ -27,7 +28,8 @@ class Store:
         self.customers = Customers(database)
         self.cursors = Cursors(database)
         self.decisions = Decisions(database)
-        self.deliveries = Deliveries(database)
+        self.streams = Streams(database)
+        self.deliveries = Deliveries(database, self.streams)
         self.guardrail_events = GuardrailEvents(database)
         self.keys = Keys(database)
         self.leases = Leases(database)

@@ -58,6 +58,7 @@ class Usage:
         """Insert usage events; returns (position, event id, at_us) of those that are new."""
         if not rows:
             return []
+        self._database.in_order(connection, usage_events)
         self._database.upsert(connection, usage_events, rows, keys=["event_id"])
         found: list[tuple[int, str, int]] = []
         ids = [row["event_id"] for row in rows]
@@ -69,6 +70,14 @@ class Usage:
 
     def by_positions(self, positions: Sequence[int]) -> list[UsageEventRow]:
         query = sa.select(usage_events).where(usage_events.c.position.in_(positions)).order_by(usage_events.c.position)
+        return self._events(query)
+
+    def after(self, position: int, limit: int) -> list[UsageEventRow]:
+        """In the order they were stored."""
+        ahead = sa.select(usage_events).where(usage_events.c.position > position)
+        return self._events(ahead.order_by(usage_events.c.position).limit(limit))
+
+    def _events(self, query: sa.Select[Any]) -> list[UsageEventRow]:
         with self._database.reading() as connection:
             return [
                 UsageEventRow(*(getattr(row, name) for name in UsageEventRow.__struct_fields__))

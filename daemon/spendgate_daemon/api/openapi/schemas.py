@@ -251,8 +251,8 @@ DECISION_ROW: Final = answer(
 _DELIVERY: Final = answer(
     sink=TEXT,
     item_id=TEXT,
-    state=one_of("pending", "attempted", "delivered", "dead"),
-    attempts=WHOLE,
+    state=one_of("pending", "attempted", "delivered", "dead", "discarded"),
+    attempts=nullable(WHOLE),
     error=nullable(TEXT),
 )
 
@@ -504,6 +504,7 @@ SYNC: Final = answer(
             attempted=WHOLE,
             delivered=WHOLE,
             dead=WHOLE,
+            discarded=WHOLE,
             oldest_pending_at=nullable(INSTANT),
             error=nullable(TEXT),
         )

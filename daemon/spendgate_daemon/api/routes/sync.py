@@ -102,6 +102,7 @@ def _sink(sink: SinkState) -> dict[str, Any]:
         "attempted": sink.attempted,
         "delivered": sink.delivered,
         "dead": sink.dead,
+        "discarded": sink.discarded,
         "oldest_pending_at": rfc3339(oldest_us) if oldest_us is not None else None,
         "error": sink.error,
     }
