@@ -23,6 +23,9 @@ TTL_SECONDS: Final = 6.0
 RENEW_SECONDS: Final = 1.0
 MARGIN_SECONDS: Final = 1.0
 
+Led = Callable[[Callable[[], Awaitable[int]]], Callable[[], Awaitable[int]]]
+"""Makes work that only one replica does at a time."""
+
 JOBS: Final = "jobs"
 _PARTITIONS: Final = {f"partition.{partition:03d}": partition for partition in range(PARTITIONS)}
 

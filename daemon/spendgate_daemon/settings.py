@@ -58,6 +58,20 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None, repr=False, description="`postgresql://` or `sqlite:///` URL of the store. None: SQLite in the home."
     )
+    kafka_bootstrap: str | None = Field(
+        None,
+        description="`host:port,...` of Kafka brokers that get usage, decisions and guardrail events. None: no Kafka.",
+    )
+    kafka_topic_prefix: str = Field(
+        "spendgate",
+        pattern=r"^[A-Za-z0-9._-]{1,200}$",
+        description="First part of the names of Kafka topics: `PREFIX.usage`, `.decisions`, `.guardrail_events`.",
+    )
+    kafka_properties_file: Path | None = Field(
+        None,
+        description="File of `name=value` lines with what else the Kafka client needs (TLS, SASL), in librdkafka's words. "
+        "None: nothing.",
+    )
     usagebox_url: str | None = Field(
         None, description="Base URL of UsageBox. None: the sandbox of `spendgate up`, or no UsageBox for a lone daemon."
     )

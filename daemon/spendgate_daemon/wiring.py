@@ -31,13 +31,15 @@ from spendgate_daemon.mirror.webhooks import WebhookReceiver
 from spendgate_daemon.redis_checks import refuse_eviction
 from spendgate_daemon.relays.advice import Advice
 from spendgate_daemon.relays.burn import BurnMeter
+from spendgate_daemon.relays.kafka import kafka_loops
 from spendgate_daemon.relays.reserved import LostReservations, ReservedCheck
+from spendgate_daemon.relays.sinks import SinkGauges
 from spendgate_daemon.relays.store_relay import StoreRelay
 from spendgate_daemon.relays.sweep import OverrideExpiry, Sweep
 from spendgate_daemon.relays.usagebox_policies import UsageBoxPolicyRelay
 from spendgate_daemon.relays.usagebox_usage import UsageBoxUsageRelay
 from spendgate_daemon.relays.verifier import Verifier
-from spendgate_daemon.replica import RENEW_SECONDS, TTL_SECONDS, Replica
+from spendgate_daemon.replica import RENEW_SECONDS, TTL_SECONDS, Led, Replica
 from spendgate_daemon.restore import installs
 from spendgate_daemon.restore.metrics import DEGRADED
 from spendgate_daemon.restore.tails import LostTails
@@ -48,10 +50,6 @@ from spendgate_daemon.usagebox import UsageBox
 GATE_TIMEOUT_SECONDS: Final = 5.0
 DECISION_DEADLINE_MS: Final = 20
 """For the daemon's own reads; an application chooses its own deadline."""
-
-
-Led = Callable[[Callable[[], Awaitable[int]]], Callable[[], Awaitable[int]]]
-"""Makes work that only one replica does at a time."""
 
 _log = structlog.get_logger("spendgate")
 
@@ -204,6 +202,7 @@ async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
             Job("advice", advice.run_once),
             Job("verifier", led(Verifier(store).run_once), idle_seconds=0.2),
         ]
+        loops += kafka_loops(settings, store, parts.install.id, led)
         reserved = ReservedCheck(control)
         lost = LostReservations(control, store, reserved, clock_us)
         schedule = [
@@ -212,6 +211,7 @@ async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
             Every(Job("lost-reservations", led(lost.run_once)), 15),
             Every(Job("sweep", led(Sweep(control).run_once)), 1),
             Every(Job("override-expiry", led(OverrideExpiry(control, store, clock_us).run_once)), 1),
+            Every(Job("sinks", SinkGauges(store, clock_us).run_once), 15),
             Every(Job("outbox-size", lambda: _measure_outbox(control)), 5),
             Every(Job("degraded", lambda: _measure_degraded(control)), 5),
             Every(Job("policy-document", led(_document_job(settings, applier)), deadline_seconds=900), 2),

@@ -27,6 +27,29 @@ def test_the_command_imports_only_what_it_runs():
     assert not loaded & (SERVING | STORING | {"redis", "yaml"})
 
 
+CONFIGURED = """
+from spendgate_daemon import daemon, wiring
+from spendgate_daemon.relays.kafka import kafka_loops
+from spendgate_daemon.settings import Settings, SettingsError
+try:
+    print(kafka_loops(Settings(kafka_bootstrap={bootstrap!r}), None, "install", None))
+except SettingsError as exc:
+    print(exc)
+print("confluent_kafka" in sys.modules)
+"""
+
+
+def test_nothing_of_kafka_is_loaded_where_it_is_not_configured():
+    script = "import sys\n" + CONFIGURED.format(bootstrap=None)
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).split() == ["[]", "False"]
+
+
+def test_a_missing_extra_is_named():
+    script = "import sys\nsys.modules['confluent_kafka'] = None\n" + CONFIGURED.format(bootstrap="127.0.0.1:1")
+    told = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert told.startswith("SPENDGATE_KAFKA_BOOTSTRAP is set, and the extra is missing: pip install 'spendgate[kafka]'")
+
+
 def test_the_command_tells_the_version_of_the_distribution():
     printed = subprocess.check_output([sys.executable, "-m", "spendgate_daemon.cli", "--version"], text=True)
     assert printed.strip() == version("spendgate")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from redis_servers import free_port
@@ -53,6 +54,9 @@ class Broker:
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
+            # One that was killed has to be given up before it may come back.
+            "broker.session.timeout.ms": "1000",
+            "broker.heartbeat.interval.ms": "200",
         } | {name.replace("_", "."): value for name, value in options.items()}
         (directory / "broker.properties").write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
         self._run("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c").wait(START_SECONDS)
@@ -79,6 +83,33 @@ class Broker:
         java = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*", program, *arguments]
         with (self._directory / "log").open("ab") as log:
             return subprocess.Popen([*java, str(self._directory / "broker.properties")], stdout=log, stderr=log)
+
+
+def read_topic(address: str, topic: str, *, committed: bool = True) -> list[Message]:
+    """All messages of a topic from its beginning, partition by partition; those of broken transactions only unless
+    `committed`."""
+    isolation = "read_committed" if committed else "read_uncommitted"
+    options = {"group.id": "tests", "isolation.level": isolation, "enable.partition.eof": True, "log_level": 0}
+    consumer = Consumer({"bootstrap.servers": address, "enable.auto.commit": False, **options})
+    try:
+        partitions = consumer.list_topics(topic, timeout=START_SECONDS).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+        found, ended = [], set()
+        while len(ended) < len(partitions):
+            message = consumer.poll(START_SECONDS)
+            assert message is not None, f"{topic} does not end"
+            if message.error() is None:
+                found.append(message)
+            else:
+                assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
+                ended.add(message.partition())
+        return found
+    finally:
+        consumer.close()
+
+
+def ids_of(messages: list[Message]) -> list[str]:
+    return [dict(message.headers())["id"].decode() for message in messages]
 
 
 @contextlib.contextmanager

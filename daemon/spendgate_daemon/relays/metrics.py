@@ -12,6 +12,9 @@ RELAY_LAG = Gauge("spendgate_store_relay_lag_seconds", "Age of the newest record
 MISMATCHES = Counter("spendgate_verifier_mismatches_total", "Stored decisions that the definition decides otherwise")
 VERIFIED = Counter("spendgate_verifier_verified_total", "Stored decisions that the definition decides the same")
 DELIVERED = Counter("spendgate_deliveries_total", "Deliveries by sink and end", ["sink", "end"])
+SINK_WAITING = Gauge("spendgate_sink_waiting", "Events that a sink does not have yet", ["sink"])
+SINK_LAG = Gauge("spendgate_sink_lag_seconds", "Age of the oldest event that a sink does not have yet", ["sink"])
+SINK_DEAD = Gauge("spendgate_sink_dead", "Events that a sink refused for good, and nobody has dealt with", ["sink"])
 RESERVATIONS_ENDED = Counter("spendgate_reservations_ended_total", "Reservations that ended, by reason", ["reason"])
 RESERVATIONS_OPEN = Gauge(
     "spendgate_reservations_open", "Reservations that are open, as of the last round of comparing"
