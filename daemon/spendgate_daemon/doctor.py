@@ -19,6 +19,7 @@ from spendgate.restorer import degraded_partitions
 from spendgate.transports import redis_client
 from spendgate_daemon.documents import DocumentError
 from spendgate_daemon.redis_checks import RedisFacts, read_facts
+from spendgate_daemon.relays.kafka import look_at_kafka
 from spendgate_daemon.settings import Settings, SettingsError, value_of
 from spendgate_daemon.store.database import Database
 from spendgate_daemon.up.embedded_redis import NoRedisServer, find_server
@@ -40,7 +41,13 @@ class Finding(msgspec.Struct, frozen=True):
 async def examine(settings: Settings) -> list[Finding]:
     """All findings. Changes nothing anywhere."""
     groups = await asyncio.gather(
-        _python(), _redis(settings), _store(settings), _usagebox(settings), _policy(settings), _ports(settings)
+        _python(),
+        _redis(settings),
+        _store(settings),
+        _usagebox(settings),
+        _kafka(settings),
+        _policy(settings),
+        _ports(settings),
     )
     return [finding for group in groups for finding in group]
 
@@ -146,6 +153,22 @@ async def _usagebox(settings: Settings) -> list[Finding]:
     if settings.webhook_secret is None:
         found.append(Finding("UsageBox", "warning", "no SPENDGATE_WEBHOOK_SECRET: changes arrive by polling only"))
     return found
+
+
+async def _kafka(settings: Settings) -> list[Finding]:
+    bootstrap = settings.kafka_bootstrap
+    if bootstrap is None:
+        return [Finding("Kafka", "ok", "none configured: nothing is sent to Kafka")]
+    try:
+        seen = await asyncio.to_thread(look_at_kafka, settings, bootstrap)
+    except SettingsError as exc:
+        return [Finding("Kafka", "fault", str(exc))]
+    found = [Finding("Kafka", "fault", f"{bootstrap}: {fault}") for fault in seen.faults]
+    if seen.brokers:
+        found.append(Finding("Kafka", "ok", f"{bootstrap} answers, {seen.brokers} brokers"))
+    found += [Finding("Kafka", "ok", f"topic {name}, {count} partitions") for name, count in seen.partitions.items()]
+    makes = "is missing: the daemon makes it, if the broker lets it"
+    return found + [Finding("Kafka", "warning", f"topic {name} {makes}") for name in seen.missing]
 
 
 async def _policy(settings: Settings) -> list[Finding]:

@@ -31,7 +31,7 @@ _COMMANDS: Final = (
     ("keys", TOOLS, "Make, list and revoke API keys."),
     ("flagd", TOOLS, "Write the flag definition for flagd to a file."),
     ("sign-in", TOOLS, "Print a one-time link to the dashboard."),
-    ("doctor", TOOLS, "Check Redis, store, UsageBox, policy document and ports."),
+    ("doctor", TOOLS, "Check Redis, store, UsageBox, Kafka, policy document and ports."),
 )
 
 for _name, _group, _help in _COMMANDS:

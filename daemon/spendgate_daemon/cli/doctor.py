@@ -14,7 +14,7 @@ _LOOKS = {"ok": "[green]✓ ok[/]", "warning": "[yellow]▲ warning[/]", "fault"
 
 
 def command(*, home: HomeOption = None) -> int:
-    """Check Redis, store, UsageBox, policy document and ports against the real servers. Exit code 1: there is a fault."""
+    """Check Redis, store, UsageBox, Kafka, policy document and ports against the real servers. Exit code 1: there is a fault."""
     findings: list[Finding] = asyncio.run(examine(read_settings(home)))
     table = Table("part", "", "what was found", show_lines=False)
     for finding in findings:
