@@ -165,7 +165,7 @@ async def _kafka(settings: Settings) -> list[Finding]:
         return [Finding("Kafka", "fault", str(exc))]
     found = [Finding("Kafka", "fault", f"{bootstrap}: {fault}") for fault in seen.faults]
     if seen.brokers:
-        found.append(Finding("Kafka", "ok", f"{bootstrap} answers, {seen.brokers} brokers"))
+        found.append(Finding("Kafka", "ok", f"{bootstrap} answers; brokers: {seen.brokers}"))
     found += [Finding("Kafka", "ok", f"topic {name}, {count} partitions") for name, count in seen.partitions.items()]
     makes = "is missing: the daemon makes it, if the broker lets it"
     return found + [Finding("Kafka", "warning", f"topic {name} {makes}") for name in seen.missing]

@@ -17,7 +17,7 @@ OURS = ("api", "daemon", "dashboard")
 
 
 def test_everything_is_there():
-    assert set(SERVICES) == {"redis", "postgres", "api", "daemon", "dashboard", "prometheus"}
+    assert set(SERVICES) == {"redis", "postgres", "kafka", "api", "daemon", "dashboard", "prometheus"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -35,6 +35,11 @@ def test_redis_loses_nothing_and_never_evicts():
     assert options["--appendonly"] == "yes"
     assert options["--appendfsync"] == "always"
     assert options["--maxmemory-policy"] == "noeviction"
+
+
+def test_kafka_is_there_only_for_who_asks_for_it():
+    assert [name for name, service in SERVICES.items() if service.get("profiles")] == ["kafka"]
+    assert not [name for name in OURS if "kafka" in SERVICES[name].get("depends_on", ())]
 
 
 def test_ports_are_published_on_the_loopback_only():

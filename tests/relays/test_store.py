@@ -14,6 +14,7 @@ from spendgate.limits.check import Grant
 from spendgate_daemon.relays.store_relay import RELAY_LOCK
 from spendgate_daemon.store.customers import Customer, Customers
 from spendgate_daemon.store.database import Database
+from spendgate_daemon.store.guardrail_events import GuardrailEvent
 from spendgate_daemon.store.schema import decisions, deliveries
 from spendgate_daemon.store.usage import HOUR_SECONDS, MAX_POINTS, MINUTE_SECONDS
 
@@ -251,3 +252,41 @@ def test_a_mismatch_is_counted(store):
         store.decisions.insert(connection, [decision(1, 1), decision(2, 2)])
         connection.execute(decisions.update().where(decisions.c.decision_id == "d001-1-1").values(verified=False))
     assert store.decisions.mismatches() == 1
+
+
+@pytest.mark.parametrize("name", ["usage", "decisions", "guardrail_events"])
+def test_positions_become_visible_in_their_order(store, name):
+    """Somebody who inserts later waits: a reader who has seen his row would never look for the earlier one again."""
+    rows = {
+        "usage": lambda n: [usage_event(n)],
+        "decisions": lambda n: [decision(n, n)],
+        "guardrail_events": lambda n: [
+            GuardrailEvent(id=f"g{n}", customer_id="acme", kind="repair", at_us=n, message="")
+        ],
+    }[name]
+    insert = getattr(store, name).insert
+    begun, seen = threading.Event(), []
+
+    def later():
+        begun.set()
+        with store.database.writing() as connection:
+            insert(connection, rows(2))
+        seen.append([row.at_us for row in getattr(store, name).after(0, 9)])
+
+    with store.database.writing() as connection:
+        insert(connection, rows(1))
+        thread = threading.Thread(target=later)
+        thread.start()
+        begun.wait()
+        if not store.database.is_sqlite:
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            while not connection.execute(sa.text(waiting)).scalar():
+                pass
+        assert not seen
+    thread.join(20)
+    assert seen == [[1, 2]]
+
+
+def usage_event(number):
+    fields = {"customer_id": "acme", "meter": "tokens", "quantity": 1, "unit": "token", "model": None, "at_us": number}
+    return {"event_id": f"u{number}", "decision_id": f"u{number}"} | fields
