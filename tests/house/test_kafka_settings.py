@@ -32,7 +32,9 @@ def test_a_property_that_cannot_be_used_is_named_before_anything_starts(tmp_path
     path = tmp_path / "kafka.properties"
     path.write_text(text)
     with pytest.raises(SettingsError, match=fault):
-        kafka_loops(Settings(kafka_bootstrap="127.0.0.1:1", kafka_properties_file=path), None, "install", lambda work: work)
+        kafka_loops(
+            Settings(kafka_bootstrap="127.0.0.1:1", kafka_properties_file=path), None, "install", lambda work: work
+        )
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
