@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, get_args
 
@@ -50,7 +51,8 @@ class Policies:
         if encoded is None:
             raise NotPrepared(f"Redis holds no policy {digest}")
         if len(self._by_digest) >= _POLICIES_CACHED:
-            self._by_digest.pop(next(iter(self._by_digest)))
+            with contextlib.suppress(KeyError, RuntimeError):  # another thread was quicker
+                self._by_digest.pop(next(iter(self._by_digest)))
         policy = self._by_digest[digest] = decode_policy(encoded)
         return policy
 

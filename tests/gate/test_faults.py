@@ -17,6 +17,7 @@ from spendgate import Gate, GateUnavailable, SyncGate
 from spendgate.control import Control
 from spendgate.event import usage_event
 from spendgate.script import DECIDE
+from spendgate.testing import FakeGate, FakeSyncGate
 from transport_scripts import FOREVER
 
 POLICY = policy_of(quota(1000))
@@ -217,6 +218,24 @@ def test_what_waits_out_a_pause_is_debited_once(kind, house, redis_url, run):
     assert house.run(house.gate.snapshot("acme")).limits()[0].used == 11
     check_consistent(house)
     caller.close()
+
+
+@pytest.mark.parametrize("mode", ["decide", "reserve"])
+def test_where_only_the_reading_after_a_debit_fails_it_is_not_said_that_nothing_was_written(run, mode):
+    def refuse(_key):
+        raise GateUnavailable("it can't be reached", "no")
+
+    async def refuse_later(_key):
+        refuse(_key)
+
+    event = usage_event("acme", "tokens", 10)
+    gate, blocking = FakeGate(POLICY), FakeSyncGate(POLICY)
+    gate.transport.get, blocking.transport.get = refuse_later, refuse
+    for decide in (lambda: run(gate.submit(event, mode=mode)), lambda: blocking.submit(event, mode=mode)):
+        with pytest.raises(GateUnavailable) as caught:
+            decide()
+        assert caught.value.executed == "unknown"
+    assert [len(each.records("acme")) for each in (gate, blocking)] == [1, 1], "it was debited"
 
 
 def test_after_a_failover_what_was_allowed_is_still_known(kind, run, tmp_path):

@@ -558,6 +558,40 @@ def test_a_forked_child_asks_redis_and_lets_nothing_pass_of_its_parents_share(si
     assert [entry for entry in journal_entries(site) if not isinstance(entry, Opened)] == []
 
 
+LEFT_BEHIND = """
+    import os, pathlib, sys
+    from spendgate import SyncGate
+    from spendgate.outage.journal import Journal
+    folder = pathlib.Path(sys.argv[2])
+    gate = SyncGate.from_url(sys.argv[1], timeout_seconds=1, journal=folder)
+    assert Journal.open_numbered(folder, 1) is None
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    gate.close()
+    Journal.open_numbered(folder, 1).close()
+    os.close(writing)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_forked_child_does_not_keep_its_parents_journal_from_others(site):
+    site.prepare()
+    program = [sys.executable, "-W", "error", "-c", textwrap.dedent(LEFT_BEHIND), site.url, site.directory / "journals"]
+    ran = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_url_that_cannot_be_used_leaves_no_journal(tmp_path):
+    for gate in (Gate, SyncGate):
+        with pytest.raises(ValueError, match="starts with one of"):
+            gate.from_url("http://127.0.0.1", journal=tmp_path / "journals")
+    assert list(tmp_path.iterdir()) == []
+
+
 def journal_entries(site) -> list:
     raw = (site.directory / "journals" / "0001.journal").read_bytes()
     return [entry for _, entry in entries_of(raw)]

@@ -65,13 +65,13 @@ class Gate:
 
         With `journal`, a folder on a disk of this machine, the plan's outage allowance passes while Redis does not answer
         within the timeout (20 ms by default); see `Outage`. Without one there is nothing better to do than to wait, and
-        the default is a second. A gate with a journal belongs to the process that made it: make it after a fork.
+        the default is a second. A gate with a journal belongs to the process that made it: make it after a fork. Raises
+        ValueError for a URL that can't be used, and OSError for a folder that can hold no journal.
         """
         if journal is None:
             return cls(connect(url, timeout_seconds or DEFAULT_TIMEOUT_SECONDS))
-        policies = Policies()
-        outage = outage_of(url, journal, policies)
-        return cls(connect(url, timeout_seconds or DEADLINE_SECONDS), outage=outage, policies=policies)
+        transport, policies = connect(url, timeout_seconds or DEADLINE_SECONDS), Policies()
+        return cls(transport, outage=outage_of(url, journal, policies), policies=policies)
 
     async def decide(
         self,
@@ -223,13 +223,20 @@ class Gate:
         return list(await asyncio.gather(*(self.snapshot(customer_id) for customer_id in customer_ids)))
 
     async def _fetch_policy(self, customer_id: str, digest: str) -> EffectivePolicy:
-        return self._policies.add(digest, await self._transport.get(policy_key(customer_id, digest)))
+        return self._policies.add(digest, await self._get(policy_key(customer_id, digest)))
+
+    async def _get(self, key: str) -> bytes | None:
+        """The script that made this necessary may have written: what fails here can't say that nothing was."""
+        try:
+            return await self._transport.get(key)
+        except GateUnavailable as exc:
+            raise GateUnavailable(str(exc), "unknown") from exc
 
     async def _signing_key(self) -> bytes:
         if self._secret is None and self.outage is not None:
             self._secret = self.outage.signing_key
         if self._secret is None:
-            self._secret = signing_key_of(await self._transport.get(SIGNING_KEY))
+            self._secret = signing_key_of(await self._get(SIGNING_KEY))
         return self._secret
 
     async def aclose(self) -> None:

@@ -58,9 +58,8 @@ class SyncGate:
         """See `Gate.from_url`."""
         if journal is None:
             return cls(connect_sync(url, timeout_seconds or DEFAULT_TIMEOUT_SECONDS))
-        policies = Policies()
-        outage = outage_of(url, journal, policies)
-        return cls(connect_sync(url, timeout_seconds or DEADLINE_SECONDS), outage=outage, policies=policies)
+        transport, policies = connect_sync(url, timeout_seconds or DEADLINE_SECONDS), Policies()
+        return cls(transport, outage=outage_of(url, journal, policies), policies=policies)
 
     def decide(
         self,
@@ -181,13 +180,20 @@ class SyncGate:
         return snapshot_of(decode_record(reply[4]), policy)
 
     def _fetch_policy(self, customer_id: str, digest: str) -> EffectivePolicy:
-        return self._policies.add(digest, self._transport.get(policy_key(customer_id, digest)))
+        return self._policies.add(digest, self._get(policy_key(customer_id, digest)))
+
+    def _get(self, key: str) -> bytes | None:
+        """The script that made this necessary may have written: what fails here can't say that nothing was."""
+        try:
+            return self._transport.get(key)
+        except GateUnavailable as exc:
+            raise GateUnavailable(str(exc), "unknown") from exc
 
     def _signing_key(self) -> bytes:
         if self._secret is None and self.outage is not None:
             self._secret = self.outage.signing_key
         if self._secret is None:
-            self._secret = signing_key_of(self._transport.get(SIGNING_KEY))
+            self._secret = signing_key_of(self._get(SIGNING_KEY))
         return self._secret
 
     def close(self) -> None:

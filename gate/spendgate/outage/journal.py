@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 import threading
+import weakref
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -38,17 +39,22 @@ class Journal:
         self.entries: Sequence[Entry] = [entry for _, entry in found]
         first = self.entries[0] if self.entries else None
         self.name = first.journal if isinstance(first, Opened) else secrets.token_hex(8)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.ftruncate(self._file, found[-1][0] if found else 0)
         self._size = found[-1][0] if found else 0
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.ftruncate(self._file, self._size)
+            if not found:
+                _write_whole(self._file, frame_of(Opened(self.name, 0, ())))
+                os.fsync(self._file)
+                _sync_folder(path.parent)
+        except OSError:
+            os.close(self._file)
+            raise
         self._changed = threading.Condition()
         self._writing = threading.Lock()
         self._waiting: list[tuple[bytes, Future[None]]] = []
         self._closing = False
-        if not self.entries:
-            _write_whole(self._file, frame_of(Opened(self.name, 0, ())))
-            os.fsync(self._file)
-            _sync_folder(path.parent)
+        _open.add(self)
         self._writer = threading.Thread(target=self._write, name="spendgate-journal", daemon=True)
         self._writer.start()
 
@@ -119,6 +125,11 @@ class Journal:
             self._closing = True
             self._changed.notify()
         self._writer.join()
+        _open.discard(self)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Without a word: for a forked child, whose copies would keep the journal locked after its parent's end."""
         os.close(self._file)
         os.close(self._lock)
 
@@ -148,6 +159,18 @@ class Journal:
                 return GateUnavailable(f"the journal {self._path} can't be written: {exc.strerror}", "unknown")
             self._size += len(raw)
         return None
+
+
+_open: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for journal in list(_open):
+        journal.let_go()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _write_whole(file: int, raw: bytes) -> None:
