@@ -26,6 +26,7 @@ from spendgate_daemon.mirror.apply import Applier
 from spendgate_daemon.mirror.customers_file import CustomersFile
 from spendgate_daemon.mirror.policy_book import DocumentFile, PolicyBook
 from spendgate_daemon.mirror.poll import Poll
+from spendgate_daemon.mirror.resync import Resync
 from spendgate_daemon.mirror.totals import UsageTotals
 from spendgate_daemon.mirror.webhooks import WebhookReceiver
 from spendgate_daemon.redis_checks import refuse_eviction
@@ -240,10 +241,7 @@ def _usagebox_jobs(
     source = own_source(parts)
     poll = Poll(control, gate, store, usagebox, applier, clock_us)
     totals = UsageTotals(control, gate, store, usagebox, source, clock_us, advice.touch)
-
-    async def full_poll() -> int:
-        return await poll.poll_once(full=True)
-
+    resync = Resync(store, usagebox, applier, clock_us)
     loops = [
         Job("usagebox-usage", led(UsageBoxUsageRelay(store, usagebox, source, clock_us).run_once), idle_seconds=0.1),
         Job("usagebox-policies", led(UsageBoxPolicyRelay(store, usagebox, clock_us).run_once), idle_seconds=0.05),
@@ -251,7 +249,7 @@ def _usagebox_jobs(
     ]
     schedule = [
         Every(Job("poll", led(poll.poll_once), deadline_seconds=300), settings.poll_interval_seconds),
-        Every(Job("full-poll", led(full_poll), deadline_seconds=900), 3600),
+        Every(Job("resync", led(resync.run_once), deadline_seconds=900), 3600),
         Every(Job("usage-totals", led(totals.read_once), deadline_seconds=300), settings.totals_interval_seconds),
         Every(Job("books", led(reconcile_of(parts, usagebox).run_once), deadline_seconds=300), 30),
     ]

@@ -11,6 +11,7 @@ from spendgate_daemon.documents import load_document
 from spendgate_daemon.mirror.apply import Applier
 from spendgate_daemon.mirror.policy_book import PolicyBook
 from spendgate_daemon.mirror.poll import Poll
+from spendgate_daemon.mirror.resync import Resync
 from spendgate_daemon.mirror.totals import UsageTotals
 from spendgate_daemon.usagebox import UsageBox, UsageEvent
 
@@ -37,12 +38,20 @@ class World:
         self.book = PolicyBook(load_document(DOCUMENT), lambda: datetime.now(UTC))
         self.applier = Applier(control, store, self.book, now_us)
         self.poll = Poll(control, gate, store, self.usagebox, self.applier, now_us)
+        self.resync = Resync(store, self.usagebox, self.applier, now_us)
         self.totals = UsageTotals(control, gate, store, self.usagebox, "spendgate/test", now_us)
         self.person = httpx.Client(base_url=url)
         run(self.applier.install_default())
 
     def put(self, customer="acme", **terms):
         assert self.person.put(f"/sandbox/v1/customers/{customer}", json=terms).status_code == 200
+
+    @staticmethod
+    def person_at(url, customer, **terms):
+        assert httpx.put(f"{url}/sandbox/v1/customers/{customer}", json=terms).status_code == 200
+
+    def change_document(self, old, new):
+        assert self.book.replace(load_document(DOCUMENT.replace(old, new)))
 
     def snapshot(self, customer="acme"):
         return self.run(self.gate.snapshot(customer))

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from spendgate.control import Control
+from spendgate.control import Control, StateWrite
 from spendgate.limits.check import Grant
 from spendgate.policy import EffectivePolicy
 from spendgate.reasons import MICRO
@@ -23,6 +23,7 @@ from spendgate_daemon.store.customers import Customer
 SOURCES: Final = ("customers.yaml", "catalog", "usagebox", "admin")
 """Weakest first: what a stronger source says of a customer is not overwritten by a weaker one."""
 
+BATCH: Final = 500
 MAX_CREDITS: Final = 9 * 10**9
 
 _log = structlog.get_logger("spendgate.mirror.apply")
@@ -45,8 +46,17 @@ class CustomerTerms(msgspec.Struct, frozen=True, kw_only=True):
     grants: tuple[Grant, ...] = ()
 
 
+class Change(msgspec.Struct, frozen=True):
+    """A customer to be written, with the policy compiled for him; `force` writes an older version, too."""
+
+    customer: Customer
+    policy: EffectivePolicy
+    force: bool = False
+
+
 class Applier:
-    """`touched` is told the customers whose state was written."""
+    """`touched` is told the customers whose state was written. Customers are read, compared and written a batch at a
+    time, so a resync of everybody lets others in between, and nobody writes over what came meanwhile."""
 
     def __init__(
         self,
@@ -61,6 +71,7 @@ class Applier:
         self.book = book
         self._now_us = now_us
         self._touched = touched
+        self._writing = asyncio.Lock()
 
     async def install_default(self) -> None:
         """Keep the document in force and its policy for unknown customers, and give the latter to Redis."""
@@ -73,29 +84,49 @@ class Applier:
         """Write what a source says; how many customers changed in Redis. Terms of a plan that the document lacks, or of a
         zone or a billing day that there is not, are logged, counted and passed over; so are credits beyond 9×10^9. The
         customer keeps what was in force."""
-        written: set[str] = set()
-        for each in terms:
-            known = await asyncio.to_thread(self._store.customers.get, each.customer_id)
-            before = known.customer if known is not None else None
-            if before is not None and SOURCES.index(before.source) > SOURCES.index(source):
-                continue
-            if await self._apply_one(source, each, before):
-                written.add(each.customer_id)
+        changed = 0
+        for first in range(0, len(terms), BATCH):
+            changed += await self._apply_batch(source, terms[first : first + BATCH])
+        return changed
+
+    async def _apply_batch(self, source: str, terms: Sequence[CustomerTerms]) -> int:
+        async with self._writing:
+            known = await asyncio.to_thread(self._store.customers.known, [each.customer_id for each in terms])
+            changes: list[Change] = []
+            for each in terms:
+                change = self._change(source, each, known.get(each.customer_id))
+                if change is not None:
+                    known[each.customer_id] = change.customer
+                    changes.append(change)
+            written = await self._write(changes)
         if written:
             self._touched(written)
             APPLIED.labels(source).inc(len(written))
         return len(written)
 
-    async def _apply_one(self, source: str, terms: CustomerTerms, before: Customer | None) -> bool:
+    async def cancel(self, source: str, customer_ids: Sequence[str]) -> int:
+        """Cancel customers that are gone from the source which they are known from; how many changed."""
+        changed = 0
+        for first in range(0, len(customer_ids), BATCH):
+            known = await asyncio.to_thread(self._store.customers.known, customer_ids[first : first + BATCH])
+            terms = [terms_of(customer, "cancelled") for customer in known.values() if customer.source == source]
+            changed += await self._apply_batch(source, terms)
+        return changed
+
+    def _change(self, source: str, terms: CustomerTerms, before: Customer | None) -> Change | None:
+        """What has to be written; None when nothing has, or must not be."""
+        stronger = before is not None and before.source != source
+        if before is not None and stronger and SOURCES.index(before.source) > SOURCES.index(source):
+            return None
         credits_total = terms.credits_granted_total
         granted = credits_total * MICRO if credits_total is not None else None
         in_all = (granted or 0) + sum(grant.micro_credits for grant in terms.grants)
         if (granted is not None and granted < 0) or in_all > MAX_CREDITS * MICRO:
             _log.error("credits out of range", customer_id=terms.customer_id, micro_credits=in_all)
-            return False
+            return None
         policy = self._compile(terms)
         if policy is None:
-            return False
+            return None
         customer = Customer(
             customer_id=terms.customer_id,
             name=terms.name,
@@ -112,11 +143,10 @@ class Applier:
             grants=burn_order(terms.grants),
         )
         if before is not None and _same(customer, before):
-            return False
-        stronger = before is not None and before.source != source
+            return None
         if before is not None and not stronger and customer.version < before.version:
-            return False
-        return await self._write(customer, policy, force=stronger)
+            return None
+        return Change(customer, policy, force=stronger)
 
     def _compile(self, terms: CustomerTerms | Customer) -> EffectivePolicy | None:
         """None for terms that the document can't be compiled for, which is logged and counted."""
@@ -132,26 +162,47 @@ class Applier:
             _log.error("bad contract", customer_id=terms.customer_id, error=str(exc))
         return None
 
-    async def _write(self, customer: Customer, policy: EffectivePolicy, *, force: bool = False) -> bool:
-        """The policy is kept before Redis can cite it; the store's row is last, so that a kill repeats the work."""
-        await asyncio.to_thread(self._store.policies.save_effective, {customer.policy_digest: policy.encode()})
-        written = await self._control.put_state(customer.customer_id, policy_state_of(customer), policy, force=force)
-        await asyncio.to_thread(self._store.customers.save, [customer])
-        return written
+    async def _write(self, changes: Sequence[Change]) -> set[str]:
+        """The policies are kept before Redis can cite them; the store's rows are last, so that a kill repeats the work."""
+        if not changes:
+            return set()
+        policies = {change.customer.policy_digest: change.policy for change in changes}
+        encoded = {digest: policy.encode() for digest, policy in policies.items()}
+        await asyncio.to_thread(self._store.policies.save_effective, encoded)
+        written = await self._control.put_states(
+            [
+                StateWrite(
+                    change.customer.customer_id, policy_state_of(change.customer), change.policy, force=change.force
+                )
+                for change in changes
+            ]
+        )
+        last = {change.customer.customer_id: change.customer for change in changes}
+        await asyncio.to_thread(self._store.customers.save, list(last.values()))
+        return {change.customer.customer_id for change, done in zip(changes, written, strict=True) if done}
 
     async def recompile(self) -> int:
         """Compile all customers again after the document changed or its calendar tables rolled on; how many changed."""
         await self.install_default()
-        changed: set[str] = set()
-        for customer in await asyncio.to_thread(self._store.customers.all_known):
-            policy = self._compile(customer)
-            if policy is not None and policy.digest != customer.policy_digest:
-                renewed = msgspec.structs.replace(customer, policy_digest=policy.digest, updated_at_us=self._now_us())
-                await self._write(renewed, policy)
-                changed.add(customer.customer_id)
-        if changed:
-            self._touched(changed)
-        return len(changed)
+        changed, after = 0, ""
+        while True:
+            async with self._writing:
+                customers = await asyncio.to_thread(self._store.customers.following, after, BATCH)
+                changes = [change for customer in customers if (change := self._renewal(customer)) is not None]
+                await self._write(changes)
+            if changes:
+                self._touched({change.customer.customer_id for change in changes})
+                changed += len(changes)
+            if len(customers) < BATCH:
+                return changed
+            after = customers[-1].customer_id
+
+    def _renewal(self, customer: Customer) -> Change | None:
+        policy = self._compile(customer)
+        if policy is None or policy.digest == customer.policy_digest:
+            return None
+        renewed = msgspec.structs.replace(customer, policy_digest=policy.digest, updated_at_us=self._now_us())
+        return Change(renewed, policy)
 
 
 def policy_state_of(customer: Customer) -> PolicyState:
@@ -165,6 +216,23 @@ def policy_state_of(customer: Customer) -> PolicyState:
         updated_at_us=customer.updated_at_us,
         granted_micro_credits=customer.granted_micro_credits,
         caps=customer.caps,
+        grants=customer.grants,
+    )
+
+
+def terms_of(customer: Customer, status: Status) -> CustomerTerms:
+    """What the mirror knows of a customer, with another status."""
+    granted = customer.granted_micro_credits
+    return CustomerTerms(
+        customer_id=customer.customer_id,
+        name=customer.name,
+        plan=customer.plan,
+        status=status,
+        caps=customer.caps,
+        credits_granted_total=granted // MICRO if granted is not None else None,
+        version=customer.version,
+        timezone=customer.timezone,
+        billing_anchor_day=customer.billing_anchor_day,
         grants=customer.grants,
     )
 

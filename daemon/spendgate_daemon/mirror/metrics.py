@@ -10,6 +10,11 @@ BAD_CONTRACTS = Counter(
     "spendgate_mirror_bad_contracts_total", "Policy states with a time zone or a billing day that does not exist"
 )
 POLLS = Counter("spendgate_mirror_polls_total", "Polls of policy state", ["outcome"])
+MISSING = Gauge("spendgate_mirror_missing_customers", "Customers that the last resync did not find in UsageBox")
+CANCELLED = Counter("spendgate_mirror_cancelled_total", "Customers cancelled because they are gone from UsageBox")
+PARTIAL_RESYNCS = Counter(
+    "spendgate_mirror_partial_resyncs_total", "Resyncs that left out so many customers that none was cancelled"
+)
 MIRRORED_AT = Gauge("spendgate_mirror_last_success_timestamp_seconds", "When policy state was last compared")
 TOTALS_READ = Counter("spendgate_mirror_totals_total", "Usage totals read per customer", ["outcome"])
 BROKEN_DOCUMENTS = Counter("spendgate_policy_documents_refused_total", "Changed policy documents that were not good")

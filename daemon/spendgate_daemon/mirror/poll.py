@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from spendgate.client import Gate
 from spendgate.control import STREAM_START, Control, StateWrite
 from spendgate.keys import PARTITIONS, partition_of, tag_of
 from spendgate.state import PolicyState
-from spendgate_daemon.mirror.apply import Applier, CustomerTerms
+from spendgate_daemon.mirror.apply import Applier
 from spendgate_daemon.mirror.metrics import MIRRORED_AT, POLLS
+from spendgate_daemon.mirror.source import all_catalog_terms, policy_pages
 from spendgate_daemon.store import Store
 from spendgate_daemon.usagebox import UsageBox, UsageBoxError
 
@@ -45,13 +47,13 @@ class Poll:
         self._lock = asyncio.Lock()
         self._hint_cursors = dict.fromkeys(range(PARTITIONS), STREAM_START)
 
-    async def poll_once(self, *, full: bool = False) -> int:
-        """Fetch what changed since the last poll (`full`: everything) and apply it; how many customers changed.
-        Raises UsageBoxError; what was applied until then stays, and the cursor says where to go on."""
+    async def poll_once(self) -> int:
+        """Fetch what changed since the last poll and apply it; how many customers changed. Raises UsageBoxError; what was
+        applied until then stays, and the cursor says where to go on."""
         async with self._lock:
             started_us = self._now_us()
             try:
-                changed = await self._poll(full=full)
+                changed = await self._poll()
             except UsageBoxError as exc:
                 POLLS.labels("error").inc()
                 await self._note(error=f"{type(exc).__name__}: {exc}"[:300])
@@ -62,45 +64,17 @@ class Poll:
             await self._note(error=None, last_poll_us=started_us)
             return changed
 
-    async def _poll(self, *, full: bool) -> int:
-        cursor = None if full else await asyncio.to_thread(self._store.cursors.get, CURSOR)
+    async def _poll(self) -> int:
+        cursor = await asyncio.to_thread(self._store.cursors.get, CURSOR)
         changed = 0
-        while True:
-            page = await self._usagebox.policies(cursor)
-            if page is None:
-                return await self._poll_catalog()
-            policies, next_cursor = page
-            terms = [
-                CustomerTerms(
-                    customer_id=policy.customer_id,
-                    name=policy.name,
-                    plan=policy.plan,
-                    status=policy.status,
-                    caps=policy.caps,
-                    credits_granted_total=policy.credits_granted_total,
-                    version=policy.version,
-                )
-                for policy in policies
-            ]
-            changed += await self._applier.apply("usagebox", terms)
-            await asyncio.to_thread(self._store.cursors.put, {CURSOR: next_cursor})
-            if not policies or next_cursor == cursor:
-                return changed
-            cursor = next_cursor
-
-    async def _poll_catalog(self) -> int:
-        """A UsageBox without policies: plan and status from its subscriptions, the last one of a customer counts."""
-        subscriptions = await self._usagebox.subscriptions()
-        terms = {
-            each.customer_id: CustomerTerms(
-                customer_id=each.customer_id,
-                name=each.customer_id,
-                plan=each.plan_id,
-                status="active" if each.status == "active" else "cancelled",
-            )
-            for each in subscriptions or ()
-        }
-        return await self._applier.apply("catalog", list(terms.values()))
+        async with aclosing(policy_pages(self._usagebox, cursor)) as pages:
+            async for page in pages:
+                if page is None:
+                    return await self._applier.apply("catalog", await all_catalog_terms(self._usagebox))
+                changed += await self._applier.apply("usagebox", page.terms)
+                if page.cursor != cursor:
+                    await asyncio.to_thread(self._store.cursors.put, {CURSOR: page.cursor})
+        return changed
 
     async def follow_hints_once(self) -> int:
         """Wait a moment for hints; when there are some, poll at once. Hinted customers that nobody knows after that are

@@ -15,6 +15,9 @@ from spendgate_daemon.store.database import Database, without_nul
 from spendgate_daemon.store.page import Page
 from spendgate_daemon.store.schema import customers
 
+IDS_MAX = 500
+"""Ids in one statement."""
+
 Sort = Literal["exhaustion", "name"]
 
 
@@ -128,6 +131,33 @@ class Customers:
             row = connection.execute(sa.select(customers).where(customers.c.customer_id == customer_id)).first()
         return _listed(row) if row is not None else None
 
+    def known(self, customer_ids: Sequence[str]) -> dict[str, Customer]:
+        """Those of them that there are, by id."""
+        columns = [customers.c[name] for name in Customer.__struct_fields__]
+        found: dict[str, Customer] = {}
+        with self._database.reading() as connection:
+            for first in range(0, len(customer_ids), IDS_MAX):
+                query = sa.select(*columns).where(customers.c.customer_id.in_(customer_ids[first : first + IDS_MAX]))
+                found |= {row[0]: _customer(row) for row in connection.execute(query)}
+        return found
+
+    def following(self, customer_id: str, limit: int) -> list[Customer]:
+        """The next ones in the order of ids, "" to begin."""
+        columns = [customers.c[name] for name in Customer.__struct_fields__]
+        query = sa.select(*columns).where(customers.c.customer_id > customer_id).order_by(customers.c.customer_id)
+        with self._database.reading() as connection:
+            return [_customer(row) for row in connection.execute(query.limit(limit))]
+
+    def from_source(self, source: str, updated_before_us: int) -> set[str]:
+        """Ids of those known from a source and not changed since, who are not cancelled."""
+        query = sa.select(customers.c.customer_id).where(
+            customers.c.source == source,
+            customers.c.status != "cancelled",
+            customers.c.updated_at_us < updated_before_us,
+        )
+        with self._database.reading() as connection:
+            return set(connection.execute(query).scalars())
+
     def with_old_burn(self, before_us: int, limit: int) -> list[str]:
         """Those said to burn something whom nobody has looked at since; the longest unseen first."""
         query = (
@@ -210,10 +240,14 @@ def _text(value: msgspec.Struct | None) -> str | None:
     return msgspec.json.encode(value).decode() if value is not None else None
 
 
+def _customer(row: Any) -> Customer:
+    fields = dict(zip(Customer.__struct_fields__, row, strict=False))
+    return Customer(**fields | {"caps": json.loads(fields["caps"]), "grants": _grants.decode(fields["grants"])})
+
+
 def _listed(row: Any) -> Listed:
-    fields = {name: getattr(row, name) for name in Customer.__struct_fields__}
     return Listed(
-        customer=Customer(**fields | {"caps": json.loads(row.caps), "grants": _grants.decode(row.grants)}),
+        customer=_customer([getattr(row, name) for name in Customer.__struct_fields__]),
         state=row.state,
         state_since_us=row.state_since_us,
         until_us=row.until_us,
