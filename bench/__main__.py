@@ -19,6 +19,7 @@ import growth
 import http_api
 import interleavings
 import latency
+import mirror
 import redis_cpu
 import relay
 import rivals
@@ -35,6 +36,7 @@ MODULES = {
     "growth": growth.measure,
     "relay": relay.measure,
     "enforcement": enforcement.measure,
+    "mirror": mirror.measure,
     "interleavings": interleavings.measure,
 }
 CHART = Path(__file__).parents[1] / "docs" / "bench.svg"

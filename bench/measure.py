@@ -84,15 +84,20 @@ def program(name: str) -> str:
     return path
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @contextlib.contextmanager
 def running_redis(*options: str) -> Iterator[tuple[str, int]]:
     """URL and TCP port of a Redis of its own, without persistence unless the options say so."""
     binary = shutil.which("redis-server") or shutil.which("valkey-server")
     if binary is None:
         raise Missing("no redis-server or valkey-server on PATH")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", directory, "--save", "", *options]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
