@@ -95,6 +95,13 @@ class Settings(BaseSettings):
     totals_interval_seconds: float = Field(
         15.0, ge=0.1, le=3600, description="Seconds between rounds of reading usage recorded outside the gate."
     )
+    totals_within_seconds: float = Field(
+        3600.0,
+        ge=60,
+        le=86_400,
+        description="Seconds within which everybody's usage outside the gate is read, if UsageBox bears it; who is active or "
+        "close to a limit comes sooner.",
+    )
     policy_file: Path | None = Field(None, description="Policy document, watched for changes. None: the shipped one.")
     customers_file: Path | None = Field(
         None, description="Customers for a UsageBox without policies, watched for changes. None: there is no such file."

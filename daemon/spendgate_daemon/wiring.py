@@ -240,7 +240,17 @@ def _usagebox_jobs(
     gate, control, store = parts.gate, parts.control, parts.store
     source = own_source(parts)
     poll = Poll(control, gate, store, usagebox, applier, clock_us)
-    totals = UsageTotals(control, gate, store, usagebox, source, clock_us, advice.touch)
+    totals = UsageTotals(
+        control,
+        gate,
+        store,
+        usagebox,
+        source,
+        clock_us,
+        advice.touch,
+        interval_seconds=settings.totals_interval_seconds,
+        within_seconds=settings.totals_within_seconds,
+    )
     resync = Resync(store, usagebox, applier, clock_us)
     loops = [
         Job("usagebox-usage", led(UsageBoxUsageRelay(store, usagebox, source, clock_us).run_once), idle_seconds=0.1),

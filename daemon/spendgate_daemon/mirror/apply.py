@@ -124,9 +124,6 @@ class Applier:
         if (granted is not None and granted < 0) or in_all > MAX_CREDITS * MICRO:
             _log.error("credits out of range", customer_id=terms.customer_id, micro_credits=in_all)
             return None
-        policy = self._compile(terms)
-        if policy is None:
-            return None
         customer = Customer(
             customer_id=terms.customer_id,
             name=terms.name,
@@ -134,7 +131,7 @@ class Applier:
             status=terms.status,
             version=_version(terms, before),
             source=source,
-            policy_digest=policy.digest,
+            policy_digest=before.policy_digest if before is not None else "",
             updated_at_us=self._now_us(),
             caps=terms.caps,
             granted_micro_credits=granted,
@@ -143,10 +140,13 @@ class Applier:
             grants=burn_order(terms.grants),
         )
         if before is not None and _same(customer, before):
-            return None
+            return None  # whatever the document says of it by now: `recompile` sees to that
         if before is not None and not stronger and customer.version < before.version:
             return None
-        return Change(customer, policy, force=stronger)
+        policy = self._compile(terms)
+        if policy is None:
+            return None
+        return Change(msgspec.structs.replace(customer, policy_digest=policy.digest), policy, force=stronger)
 
     def _compile(self, terms: CustomerTerms | Customer) -> EffectivePolicy | None:
         """None for terms that the document can't be compiled for, which is logged and counted."""

@@ -17,6 +17,9 @@ PARTIAL_RESYNCS = Counter(
 )
 MIRRORED_AT = Gauge("spendgate_mirror_last_success_timestamp_seconds", "When policy state was last compared")
 TOTALS_READ = Counter("spendgate_mirror_totals_total", "Usage totals read per customer", ["outcome"])
+TOTALS_AGE = Gauge(
+    "spendgate_mirror_oldest_totals_seconds", "Age of the longest unread customer's usage totals; 0 until all are read"
+)
 BROKEN_DOCUMENTS = Counter("spendgate_policy_documents_refused_total", "Changed policy documents that were not good")
 WEBHOOKS = Counter(
     "spendgate_webhooks_total",

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from spendgate.limits.check import Grant
 from spendgate_daemon.store.database import Database, without_nul
 from spendgate_daemon.store.page import Page
-from spendgate_daemon.store.schema import customers
+from spendgate_daemon.store.schema import active_since_read, customers
 
 IDS_MAX = 500
 """Ids in one statement."""
@@ -157,6 +157,43 @@ class Customers:
         )
         with self._database.reading() as connection:
             return set(connection.execute(query).scalars())
+
+    def turns_to_read(self, urgent: int, unread: int) -> dict[str, int]:
+        """Whose totals are read next, and when they last were (0: never). At most `urgent` who will soon run out or were
+        active since their last reading, half of each if there are as many, and before them the `unread` longest unread.
+        """
+        id_and_turn = sa.select(customers.c.customer_id, customers.c.totals_read_at_us)
+        known = id_and_turn.where(customers.c.status != "cancelled")
+        ending = known.where(customers.c.exhausts_at_us.is_not(None)).order_by(customers.c.exhausts_at_us)
+        active = known.where(active_since_read).order_by(customers.c.totals_read_at_us)
+        oldest = known.order_by(customers.c.totals_read_at_us)
+        with self._database.reading() as connection:
+
+            def first(query: sa.Select[tuple[str, int]], number: int) -> dict[str, int]:
+                return {row.customer_id: row.totals_read_at_us for row in connection.execute(query.limit(number))}
+
+            chosen = first(oldest, unread)
+            soonest = first(ending, urgent)
+            moving = first(active, urgent + unread)
+        others = [customer_id for customer_id in moving if customer_id not in chosen]
+        chosen |= dict(list(soonest.items())[: max(urgent // 2, urgent - len(others))])
+        for customer_id in others:
+            if len(chosen) < urgent + unread:
+                chosen[customer_id] = moving[customer_id]
+        return chosen
+
+    def note_totals_read(self, customer_ids: Sequence[str], at_us: int) -> None:
+        with self._database.writing() as connection:
+            for first in range(0, len(customer_ids), IDS_MAX):
+                chosen = customers.c.customer_id.in_(customer_ids[first : first + IDS_MAX])
+                connection.execute(customers.update().where(chosen).values(totals_read_at_us=at_us))
+
+    def oldest_totals(self) -> tuple[int, int]:
+        """How many customers there are, and when the totals of the longest unread were read (0: never)."""
+        query = sa.select(sa.func.count(), sa.func.min(customers.c.totals_read_at_us))
+        with self._database.reading() as connection:
+            number, read_at_us = connection.execute(query.where(customers.c.status != "cancelled")).one()
+        return number, read_at_us or 0
 
     def with_old_burn(self, before_us: int, limit: int) -> list[str]:
         """Those said to burn something whom nobody has looked at since; the longest unseen first."""

@@ -64,6 +64,11 @@ class UsageBox:
         """For display: the address without path or credentials."""
         return self.connection.host
 
+    @property
+    def read_rate(self) -> float:
+        """Reads a second that it is thought to bear now."""
+        return self.connection.pace.rate
+
     async def find_dialect(self) -> Dialect:
         """The dialect, asking if nobody knows it yet. Raises DialectUnknown when the answers leave it open, and what any
         read raises."""
