@@ -52,6 +52,7 @@ EVENT_KINDS: Final = {
     "override_on": ("⚑", "Override on", "warning"),
     "override_off": ("⚑", "Override off", "muted"),
     "repair": ("✚", "Repaired", "warning"),
+    "delivery_discarded": ("✕", "Delivery discarded", "warning"),
 }
 
 CSS: Final = """

@@ -188,6 +188,30 @@ def test_an_older_change_is_never_told_after_a_newer_one(store, house, run, cont
     assert told == ["cleared"]
 
 
+def test_a_dead_change_that_is_tried_again_tells_where_the_customer_stands_now(store, house, run, control):
+    told = []
+
+    class Box:
+        async def raise_flag(self, customer_id, policy, **fields):
+            told.append(("raised", fields["idempotency_key"]))
+
+        async def clear_flag(self, customer_id, policy, **fields):
+            told.append(("cleared", fields["idempotency_key"]))
+
+    house.decide(10_000)
+    drain(run, StoreRelay(control, store))
+    [stop] = store.deliveries.waiting("usagebox.policy", 9)
+    store.deliveries.mark("usagebox.policy", [stop.position], "dead", error="422")
+    house.contract(policy_of(quota(20_000)), version=2)
+    drain(run, StoreRelay(control, store))
+    relay = UsageBoxPolicyRelay(store, Box(), Clock())
+    assert run(relay.run_once()) == 1
+    assert store.dead_letters.retry("usagebox.policy") == 1
+    assert run(relay.run_once()) == 1
+    assert told == [told[0]] * 2, "the same word again, under the same key"
+    assert told[0][0] == "cleared"
+
+
 def test_a_policy_event_that_is_refused_dies_after_its_tries(store, house, run, control):
     class Box:
         async def raise_flag(self, customer_id, policy, **fields):

@@ -95,7 +95,7 @@ def test_both_ends_of_a_delivery_are_final_until_it_is_revived(store):
     [sink] = store.deliveries.sinks()
     assert (sink.pending, sink.attempted, sink.delivered, sink.dead) == (0, 1, 1, 1)
     assert (sink.error, sink.oldest_pending_at_us) == ("poison", 3)
-    assert store.deliveries.revive(SINK) == 1
+    assert store.dead_letters.retry(SINK) == 1
     assert [each.position for each in store.deliveries.due(SINK, 0, 9)] == [2, 3]
     store.deliveries.mark(SINK, [2, 3], "delivered")
     [sink] = store.deliveries.sinks()
@@ -211,6 +211,7 @@ def test_no_question_of_a_screen_reads_the_whole_table(tmp_path):
     store.decisions.mismatches()
     store.deliveries.due(SINK, 1, 9)
     store.deliveries.waiting(SINK, 9)
+    store.dead_letters.page(SINK, limit=9)
     store.guardrail_events.page(limit=9, kind="stopped")
     with database.reading() as connection:
         for statement, values in [each for each in asked if each[0].startswith("SELECT")]:

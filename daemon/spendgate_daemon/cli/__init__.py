@@ -28,6 +28,7 @@ _COMMANDS: Final = (
     ("replay", TOOLS, "Make a stored decision again, and say whether it agrees."),
     ("reconcile", TOOLS, "Compare what was enforced, recorded and billed, and put it right."),
     ("rebuild", TOOLS, "Make everything in Redis again, after it lost its data."),
+    ("dead-letters", TOOLS, "List, retry and discard what a sink refused for good."),
     ("keys", TOOLS, "Make, list and revoke API keys."),
     ("flagd", TOOLS, "Write the flag definition for flagd to a file."),
     ("sign-in", TOOLS, "Print a one-time link to the dashboard."),
@@ -35,7 +36,7 @@ _COMMANDS: Final = (
 )
 
 for _name, _group, _help in _COMMANDS:
-    _function = "app" if _name in ("policy", "keys") else "command"
+    _function = "app" if _name in ("policy", "keys", "dead-letters") else "command"
     _module = f"spendgate_daemon.cli.{_name.replace('-', '_')}"
     app.command(f"{_module}:{_function}", name=_name, group=_group, help=_help)
 

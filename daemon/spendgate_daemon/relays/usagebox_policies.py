@@ -52,7 +52,10 @@ class UsageBoxPolicyRelay:
         now_us, ended = self._now_us(), 0
         for deliveries in by_customer.values():
             if deliveries[-1].next_attempt_us <= now_us:
-                ended += await self._tell(deliveries, events[deliveries[-1].item_id])
+                # One that was dead and is tried again may be older than what UsageBox was told since.
+                last = events[deliveries[-1].item_id]
+                newest = await asyncio.to_thread(self._store.guardrail_events.last_stop_or_resume, last.customer_id)
+                ended += await self._tell(deliveries, newest or last)
             if self._backoff.holds(self._now_us()):
                 break
         return ended

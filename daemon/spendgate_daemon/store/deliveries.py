@@ -1,6 +1,6 @@
 """What still has to reach a sink: `pending` → `attempted` → `delivered`, or `dead` with its cause, or `discarded` after that.
 
-All ends are final: whoever comes late with another state changes nothing, and only `revive` brings back the dead. A sink
+All ends are final: whoever comes late with another state changes nothing, and only `DeadLetters.retry` brings back the dead. A sink
 that takes everything in order has a row here only for what left the order; the rest is told by its marks (`streams.py`).
 """
 
@@ -105,12 +105,6 @@ class Deliveries:
                 moved += connection.execute(deliveries.update().where(*open_).values(**values)).rowcount
             if state == "delivered":
                 add_delivered(self._database, connection, sink, moved)
-
-    def revive(self, sink: str) -> int:
-        """Let the dead of a sink be tried again from the start; how many there were."""
-        with self._database.writing() as connection:
-            dead = deliveries.update().where(deliveries.c.sink == sink, deliveries.c.state == "dead", not_delivered)
-            return connection.execute(dead.values(state="pending", attempts=0, next_attempt_us=0)).rowcount
 
     def of_item(self, item_ids: Sequence[str]) -> list[ItemState]:
         """What became of these events, sink by sink."""

@@ -15,7 +15,7 @@ from spendgate_daemon.store.schema import guardrail_events
 
 class GuardrailEvent(msgspec.Struct, frozen=True, kw_only=True):
     """`kind`: stopped, throttled, resumed, suspended, threshold_crossed, overage_started, override_on, override_off,
-    repair."""
+    repair, delivery_discarded."""
 
     id: str
     customer_id: str
@@ -88,6 +88,14 @@ class GuardrailEvents:
     def _events(self, query: sa.Select[Any]) -> list[GuardrailEvent]:
         with self._database.reading() as connection:
             return [_event(row) for row in connection.execute(query)]
+
+    def last_stop_or_resume(self, customer_id: str) -> GuardrailEvent | None:
+        """The customer's newest change from or to `stopped`."""
+        columns = guardrail_events.c
+        stops = sa.or_(columns.from_state == "stopped", columns.to_state == "stopped")
+        changes = sa.select(guardrail_events).where(columns.customer_id == customer_id, stops)
+        newest = self._events(changes.order_by(columns.position.desc()).limit(1))
+        return newest[0] if newest else None
 
     def by_ids(self, ids: Sequence[str]) -> dict[str, GuardrailEvent]:
         with self._database.reading() as connection:

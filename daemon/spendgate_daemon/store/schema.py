@@ -161,6 +161,8 @@ deliveries = Table(
 )
 not_delivered = sa.text("state <> 'delivered'")
 _partial(Index("ix_deliveries_open", deliveries.c.sink, deliveries.c.position), not_delivered)
+not_taken = sa.text("state IN ('dead', 'discarded')")
+_partial(Index("ix_deliveries_not_taken", deliveries.c.sink, deliveries.c.position), not_taken)
 Index("ix_deliveries_item_id", deliveries.c.item_id)
 
 # Marks of sinks that take everything in order: see `streams.py`.

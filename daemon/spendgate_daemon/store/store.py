@@ -8,6 +8,7 @@ from spendgate_daemon.store.books import Books
 from spendgate_daemon.store.cursors import Cursors
 from spendgate_daemon.store.customers import Customers
 from spendgate_daemon.store.database import Database
+from spendgate_daemon.store.dead_letters import DeadLetters
 from spendgate_daemon.store.decisions import Decisions
 from spendgate_daemon.store.deliveries import Deliveries
 from spendgate_daemon.store.guardrail_events import GuardrailEvents
@@ -31,6 +32,7 @@ class Store:
         self.streams = Streams(database)
         self.deliveries = Deliveries(database, self.streams)
         self.guardrail_events = GuardrailEvents(database)
+        self.dead_letters = DeadLetters(database, self.guardrail_events)
         self.keys = Keys(database)
         self.leases = Leases(database)
         self.overrides = Overrides(database)

@@ -10,44 +10,15 @@ the end of its transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from spendgate_daemon.store.database import Database
-from spendgate_daemon.store.decisions import ON_EVENTS
-from spendgate_daemon.store.schema import (
-    decisions,
-    delivered_totals,
-    deliveries,
-    guardrail_events,
-    streams,
-    usage_events,
-)
-
-SourceName = Literal["usage", "decisions", "guardrail_events"]
-
-
-class Source(msgspec.Struct, frozen=True):
-    """What a stream is read from: its table, the column of ids, and which rows belong to it."""
-
-    table: sa.Table
-    id: sa.Column[str]
-    wanted: sa.ColumnElement[bool]
-
-    def between(self, after: int, upto: int | None = None) -> sa.ColumnElement[bool]:
-        """Rows after one position and up to another (None: all that there are)."""
-        ahead = sa.and_(self.wanted, self.table.c.position > after)
-        return ahead if upto is None else sa.and_(ahead, self.table.c.position <= upto)
-
-
-SOURCES: Final[Mapping[str, Source]] = {
-    "usage": Source(usage_events, usage_events.c.event_id, sa.true()),
-    "decisions": Source(decisions, decisions.c.decision_id, ON_EVENTS),
-    "guardrail_events": Source(guardrail_events, guardrail_events.c.id, sa.true()),
-}
+from spendgate_daemon.store.schema import delivered_totals, deliveries, streams
+from spendgate_daemon.store.sources import SOURCES, SourceName
 
 
 class Stream(msgspec.Struct, frozen=True):

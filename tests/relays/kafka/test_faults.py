@@ -171,7 +171,7 @@ def test_a_message_that_is_too_large_is_dead_holds_up_nobody_and_can_be_sent_lat
     [dead] = [each for each in store.deliveries.of_item([made[20]]) if each.sink == "kafka.decisions"]
     assert dead.state == "dead"
     let_take(broker, f"{prefix}.decisions", 5000)
-    assert store.deliveries.revive("kafka.decisions") == 1
+    assert store.dead_letters.retry("kafka.decisions") == 1
     assert drain(relay_of(broker.address, "decisions")) == 1
     assert (state("kafka.decisions").delivered, state("kafka.decisions").dead) == (41, 0)
     once(broker, prefix, made, "decisions")

@@ -35,7 +35,7 @@ def test_what_was_sent_again_is_not_sent_a_third_time_after_a_kill(fill, store, 
     made = [*fill(5), *fill(1, **LARGE)]
     drain(relay_of(broker.address, "decisions"))
     let_take(broker, f"{prefix}.decisions", 5000)
-    store.deliveries.revive("kafka.decisions")
+    store.dead_letters.retry("kafka.decisions")
     killed = relay_of(broker.address, "decisions")
     killed._count = kill
     mark, store.deliveries.mark = store.deliveries.mark, kill

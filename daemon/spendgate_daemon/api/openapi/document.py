@@ -8,14 +8,22 @@ from typing import Any, Final
 from spendgate.token import MAX_ID_CHARACTERS
 from spendgate_daemon.api.openapi.operations import OPERATIONS, Operation
 from spendgate_daemon.api.openapi.schemas import ID, SCHEMAS
-from spendgate_daemon.api.openapi.shapes import Shape, known, text
+from spendgate_daemon.api.openapi.shapes import Shape, known, one_of, text
 from spendgate_daemon.api.problems import CONTENT_TYPE
+from spendgate_daemon.store.sources import SINKS
 
 _KEY: Final = "key"
 _DECIDING: Final = ("/v1/decisions", "/v1/reservations")
 """Paths that answer with a decision's outcome as the status where the caller prefers that."""
 
-_SEGMENTS: Final = {"reservation_id": text(1, MAX_ID_CHARACTERS)}
+_SEGMENTS: Final = {
+    "reservation_id": text(1, MAX_ID_CHARACTERS),
+    "sink": one_of(*SINKS),
+    "position": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+}
+_REQUIRED: Final = ("meter", "sink")
+"""Query parameters that their operations can't do without."""
+
 _STATUS_WORDS: Final = {
     "200": "As asked",
     "201": "Made",
@@ -81,7 +89,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
     return [
         *({"name": name, "in": "path", "required": True, "schema": _SEGMENTS.get(name, ID)} for name in segments),
         *(
-            {"name": name, "in": "query", "required": name == "meter", "schema": s}
+            {"name": name, "in": "query", "required": name in _REQUIRED, "schema": s}
             for name, s in operation.query.items()
         ),
         *(

@@ -14,6 +14,7 @@ from spendgate_daemon.api.openapi.shapes import (
     ANYTHING,
     INSTANT,
     TEXT,
+    WHOLE,
     Shape,
     answer,
     known,
@@ -26,10 +27,13 @@ from spendgate_daemon.api.openapi.shapes import (
     whole,
 )
 from spendgate_daemon.api.routes.customer_usage import STEPS
+from spendgate_daemon.api.routes.dead_letters import STATES as DEAD_STATES
 from spendgate_daemon.api.routes.guardrail_events import KINDS
 from spendgate_daemon.api.routes.overrides import MAX_REASON
 from spendgate_daemon.api.routes.query import MAX_PAGE, MAX_TEXT
 from spendgate_daemon.api.routes.sessions import MAX_PRINCIPAL
+from spendgate_daemon.overrides import MIN_REASON
+from spendgate_daemon.store.sources import SINKS
 
 JSON: Final = "application/json"
 
@@ -299,6 +303,8 @@ FLAGS: Final = (
     ),
 )
 
+_RETRIED: Final = answer(sink=one_of(*SINKS), retried=WHOLE)
+
 OPERATING: Final = (
     Operation(
         method="get",
@@ -359,6 +365,40 @@ OPERATING: Final = (
         summary="State of mirror and relays",
         scope="read",
         answers={"200": known("Sync")},
+    ),
+    Operation(
+        method="get",
+        path="/v1/dead-letters",
+        name="listDeadLetters",
+        summary="What a sink refused for good, the newest events first",
+        scope="read",
+        query=_PAGING | {"sink": one_of(*SINKS), "state": one_of(*DEAD_STATES)},
+        answers={"200": known("DeadLetters")},
+    ),
+    Operation(
+        method="post",
+        path="/v1/dead-letters/{sink}/retry",
+        name="retryDeadLetters",
+        summary="Try all dead letters of a sink again",
+        scope="admin",
+        answers={"200": _RETRIED},
+    ),
+    Operation(
+        method="post",
+        path="/v1/dead-letters/{sink}/{position}/retry",
+        name="retryDeadLetter",
+        summary="Try one dead letter again",
+        scope="admin",
+        answers={"200": _RETRIED},
+    ),
+    Operation(
+        method="post",
+        path="/v1/dead-letters/{sink}/{position}/discard",
+        name="discardDeadLetter",
+        summary="Give a dead letter up for a reason: the sink never gets it; a guardrail event tells who did it",
+        scope="admin",
+        body=request("reason", reason=text(MIN_REASON, MAX_REASON)),
+        answers={"200": known("DeadLetter")},
     ),
     Operation(
         method="post",

@@ -37,12 +37,14 @@ from spendgate_daemon.api.openapi.shapes import (
 )
 from spendgate_daemon.api.routes.customer_terms import MAX_VERSION
 from spendgate_daemon.api.routes.customers import STATES
+from spendgate_daemon.api.routes.dead_letters import STATES as DEAD_STATES
 from spendgate_daemon.api.routes.guardrail_events import KINDS
 from spendgate_daemon.api.routes.overrides import MAX_REASON, MAX_UNITS
 from spendgate_daemon.books.line import Cause
 from spendgate_daemon.mirror.apply import MAX_CREDITS
 from spendgate_daemon.mirror.terms import MAX_CAP, MAX_CAPS, MAX_GRANTS, MAX_PRIORITY, STATUSES
 from spendgate_daemon.overrides import MAX_DAYS, MIN_REASON
+from spendgate_daemon.store.sources import SINKS
 
 ID: Final = text(1, MAX_ID_BYTES) | {"pattern": r"^[^\x00-\x1f\x7f]+$"}
 QUANTITY: Final = whole(1, MAX_QUANTITY)
@@ -515,6 +517,22 @@ SYNC: Final = answer(
     as_of=INSTANT,
 )
 
+DEAD_LETTER: Final = answer(
+    sink=one_of(*SINKS),
+    position=WHOLE,
+    item_id=TEXT,
+    state=one_of(*DEAD_STATES),
+    attempts=WHOLE,
+    at=INSTANT,
+    error=nullable(TEXT),
+    customer_id=TEXT,
+    customer_name=TEXT,
+    decision_id=nullable(TEXT),
+    discarded_by=nullable(TEXT),
+    discarded_at=nullable(INSTANT),
+    discard_reason=nullable(TEXT),
+)
+
 SCHEMAS: Final[dict[str, Shape]] = {
     "UsageEvent": USAGE_EVENT,
     "NewReservation": NEW_RESERVATION,
@@ -550,4 +568,6 @@ SCHEMAS: Final[dict[str, Shape]] = {
     "Problem": PROBLEM,
     "Summary": SUMMARY,
     "Sync": SYNC,
+    "DeadLetter": DEAD_LETTER,
+    "DeadLetters": page("DeadLetter"),
 }

@@ -10,6 +10,7 @@ from spendgate_daemon.api.routes import (
     customer_terms,
     customer_usage,
     customers,
+    dead_letters,
     decisions,
     flags,
     guardrail_events,
@@ -35,6 +36,7 @@ MODULES = (
     books,
     sessions,
     sync,
+    dead_letters,
     flags,
     webhooks,
 )

@@ -22,6 +22,7 @@ KINDS: Final = (
     "override_on",
     "override_off",
     "repair",
+    "delivery_discarded",
 )
 
 

@@ -15,7 +15,7 @@ from spendgate_daemon.relays.kafka.messages import (
 from spendgate_daemon.store import Store
 from spendgate_daemon.store.decisions import ON_EVENTS
 from spendgate_daemon.store.guardrail_events import GuardrailEvent
-from spendgate_daemon.store.streams import SourceName
+from spendgate_daemon.store.sources import SourceName
 from spendgate_daemon.store.usage import UsageEventRow
 
 

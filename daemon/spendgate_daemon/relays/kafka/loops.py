@@ -17,7 +17,7 @@ from spendgate_daemon.relays.kafka.topic import Topic
 from spendgate_daemon.replica import Led
 from spendgate_daemon.settings import Settings, SettingsError
 from spendgate_daemon.store import Store
-from spendgate_daemon.store.streams import SourceName
+from spendgate_daemon.store.sources import SourceName
 
 BATCHING: Final = Batching(size=1000, age_seconds=0.1)
 IDLE_SECONDS: Final = 0.05

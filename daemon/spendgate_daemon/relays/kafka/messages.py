@@ -16,7 +16,7 @@ from spendgate.reasons import rfc3339
 from spendgate.record import Record, decode_record
 from spendgate_daemon.store.decisions import StoredDecision
 from spendgate_daemon.store.guardrail_events import GuardrailEvent
-from spendgate_daemon.store.streams import SourceName
+from spendgate_daemon.store.sources import SourceName
 from spendgate_daemon.store.usage import UsageEventRow
 
 KINDS: Final[tuple[SourceName, ...]] = ("usage", "decisions", "guardrail_events")

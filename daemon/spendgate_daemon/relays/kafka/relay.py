@@ -27,7 +27,8 @@ from spendgate_daemon.relays.kafka.messages import Message
 from spendgate_daemon.relays.kafka.topic import Place, Topic
 from spendgate_daemon.relays.metrics import DELIVERED
 from spendgate_daemon.store import Store
-from spendgate_daemon.store.streams import SourceName, Stream
+from spendgate_daemon.store.sources import SourceName
+from spendgate_daemon.store.streams import Stream
 
 REVIVED_MAX: Final = 100
 """A place names them one by one, and Kafka keeps 4096 bytes of it."""
