@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import zlib
 from contextlib import ExitStack, closing, contextmanager
 from time import monotonic
@@ -22,6 +24,7 @@ from proxy import Proxy
 from redis_servers import find_redis_servers, start_redis, stop
 from requirements import require
 from spendgate import Conflict, Gate, GateUnavailable, SyncGate, usage_event
+from spendgate import run as runs
 from spendgate.control import Control
 from spendgate.errors import NotPrepared, UnknownMeter
 from spendgate.keys import PARTITIONS
@@ -556,6 +559,71 @@ def test_a_forked_child_asks_redis_and_lets_nothing_pass_of_its_parents_share(si
     ran = subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 0, ran.stderr
     assert [entry for entry in journal_entries(site) if not isinstance(entry, Opened)] == []
+
+
+class SlowDisk:
+    """Syncs only when it is told to."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.asked, self.goes_on, self._fsync = threading.Event(), threading.Event(), os.fsync
+        monkeypatch.setattr("spendgate.outage.journal.os.fsync", self.fsync)
+
+    def fsync(self, file) -> None:
+        self.asked.set()
+        assert self.goes_on.wait(CARE_SECONDS)
+        self._fsync(file)
+
+
+def test_a_call_that_is_cancelled_while_it_waits_for_the_disk_counts_once(site, monkeypatch):
+    site.prepare()
+    gate = site.gate()
+    spend(gate, 1)
+    waiting = Gate(connect(site.url, 5.0), outage=gate.outage)
+
+    async def cancelled():
+        task = asyncio.create_task(waiting.decide("acme", "tokens", 10, event_id="run-1"))
+        assert await asyncio.to_thread(disk.asked.wait, CARE_SECONDS)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        disk.goes_on.set()
+        return task.cancelled(), await waiting.decide("acme", "tokens", 10, event_id="run-1")
+
+    with site.outage(gate):
+        disk = SlowDisk(monkeypatch)
+        was_cancelled, again = site.run(cancelled())
+        assert (was_cancelled, again.outcome) == (True, "allow")
+    site.run(waiting.aclose())
+    with SyncGate.from_url(site.url) as plain:
+        assert site.used(plain) == 11
+
+
+def test_a_run_that_is_cancelled_while_it_waits_for_the_disk_holds_nothing(site, monkeypatch):
+    site.prepare(policy_of(quota(1000, outage_allowance=400), Concurrency("open", ("tokens",), max=8)))
+    gate = site.gate()
+    spend(gate, 1)
+    waiting = Gate(connect(site.url, 5.0), outage=gate.outage)
+
+    async def serve():
+        async with waiting.reserve("acme", "tokens", 100):
+            pytest.fail("it was cancelled before")
+
+    async def cancelled():
+        task = asyncio.create_task(serve())
+        assert await asyncio.to_thread(disk.asked.wait, CARE_SECONDS)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        disk.goes_on.set()
+        await asyncio.gather(*runs._asked)
+        return task.cancelled()
+
+    with site.outage(gate):
+        disk = SlowDisk(monkeypatch)
+        assert site.run(cancelled())
+        assert spend(gate, 100)[0].allowed, "the share is whole again"
+    site.run(waiting.aclose())
+    with SyncGate.from_url(site.url) as plain:
+        quota_line, open_line = plain.snapshot("acme").limits()
+        assert (quota_line.used, quota_line.reserved, open_line.reserved) == (101, 0, 0)
 
 
 LEFT_BEHIND = """
