@@ -221,12 +221,14 @@ async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
         if settings.customers_file is not None:
             file = CustomersFile(settings.customers_file, applier)
             schedule.append(Every(Job("customers-file", led(file.read_once)), 2))
+        usagebox = None
         if settings.usagebox_url is not None:
             usagebox = _usagebox(settings, settings.usagebox_url)
             stack.push_async_callback(usagebox.aclose)
             more_loops, more_jobs = _usagebox_jobs(settings, parts, usagebox, applier, advice, led)
             loops += more_loops
             schedule += more_jobs
+        schedule.append(Every(Job("books", led(reconcile_of(parts, usagebox).run_once), deadline_seconds=300), 10))
         yield DaemonParts(parts, tuple(loops), tuple(schedule), relay)
 
 
@@ -261,7 +263,6 @@ def _usagebox_jobs(
         Every(Job("poll", led(poll.poll_once), deadline_seconds=300), settings.poll_interval_seconds),
         Every(Job("resync", led(resync.run_once), deadline_seconds=900), 3600),
         Every(Job("usage-totals", led(totals.read_once), deadline_seconds=300), settings.totals_interval_seconds),
-        Every(Job("books", led(reconcile_of(parts, usagebox).run_once), deadline_seconds=300), 30),
     ]
     return loops, schedule
 

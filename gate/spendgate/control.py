@@ -234,11 +234,12 @@ class Control:
         return Comparison(reply[0].decode(), *reply[2:])
 
     async def repair_used(
-        self, customer_id: str, limit_id: str, period_start_seconds: int, units: int
+        self, customer_id: str, limit_id: str, period_start_seconds: int, units: int, read_at_us: int
     ) -> tuple[int, int] | None:
-        """Add units (below 0: take them away) to what a quota counted as used; what it had and what it has then. None when
-        that period isn't the open one any more."""
-        reply = await self._write(REPAIR_USED, customer_id, [limit_id, period_start_seconds, units])
+        """Add units (below 0: take them away) to what a quota counted as used when it was read; what it had and what it has
+        then. None when that period isn't the open one any more, or somebody was faster."""
+        arguments: list[Argument] = [limit_id, period_start_seconds, units, read_at_us]
+        reply = await self._write(REPAIR_USED, customer_id, arguments)
         return (reply[2], reply[3]) if reply[0] == b"repaired" else None
 
     async def not_open(self, reservations: Sequence[tuple[str, str]]) -> list[tuple[int, int] | None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -19,11 +21,10 @@ from spendgate_daemon.relays.store_relay import USAGE_SINK, StoreRelay
 from spendgate_daemon.relays.usagebox_usage import UsageBoxUsageRelay
 from spendgate_daemon.sandbox import create_sandbox
 from spendgate_daemon.store.books import Period, Waiting
-from spendgate_daemon.store.customers import Customers
+from spendgate_daemon.usagebox import UsageBoxUnavailable, UsageEvent
 
 OWN = "spendgate/test"
 PERIOD = Period("acme", ("tokens",), "token", 0, 2_592_000, "month")
-NOTHING = Waiting(0, 0, 0, 0)
 
 
 class Sandbox:
@@ -65,6 +66,14 @@ class Site(World):
 
     def look(self, *, dry_run=True):
         return self.run(self.reconcile.customer("acme", dry_run=dry_run))
+
+    def miscount(self, used):
+        """Let the counter say something else; what it was."""
+        key, field = counters_key("acme"), "quota:month"
+        counter = PeriodCounter.decode(self.run(self.control.redis.hget(key, field)))
+        wrong = PeriodCounter(counter.period_start_seconds, used, fired=counter.fired)
+        self.run(self.control.redis.hset(key, field, wrong.encode()))
+        return counter
 
     def differences(self):
         (line,) = self.look().lines
@@ -165,10 +174,7 @@ def test_what_was_used_under_a_plan_without_the_limit_is_not_counted(site):
 def test_a_counter_that_the_records_contradict_is_put_right_and_told(site):
     site.decide(100)
     site.to_usagebox()
-    key, field = counters_key("acme"), "quota:month"
-    counter = PeriodCounter.decode(site.run(site.control.redis.hget(key, field)))
-    wrong = PeriodCounter(counter.period_start_seconds, 175, fired=counter.fired)
-    site.run(site.control.redis.hset(key, field, wrong.encode()))
+    counter = site.miscount(175)
     assert site.differences() == between_stores("drift", 75)
     assert site.look().unexplained is False, "it would be put right"
     assert site.differences() == between_stores("drift", 75), "a dry run changes nothing"
@@ -179,7 +185,7 @@ def test_a_counter_that_the_records_contradict_is_put_right_and_told(site):
     assert site.differences() == []
     (event,) = [each for each in site.store.guardrail_events.page(limit=9).items if each.kind == "repair"]
     assert event.message == "month: 175 tokens counted as used where the records have 100 tokens; put right"
-    assert site.snapshot().counters[field].fired == counter.fired
+    assert site.snapshot().counters["quota:month"].fired == counter.fired
 
 
 def test_confirmed_usage_that_usagebox_has_no_more_is_sent_again(site):
@@ -192,7 +198,9 @@ def test_confirmed_usage_that_usagebox_has_no_more_is_sent_again(site):
     site.to_usagebox()
     assert site.differences() == []
     (event,) = [each for each in site.store.guardrail_events.page(limit=9).items if each.kind == "repair"]
-    assert event.message == "1 confirmed events were missing in UsageBox; sent again"
+    assert event.message == "1 confirmed event was missing in UsageBox; sent again"
+    (sink,) = [each for each in site.store.deliveries.sinks() if each.sink == USAGE_SINK]
+    assert sink.delivered == 3
 
 
 def test_usage_that_nobody_recorded_here_under_our_name_is_drift_and_stays(site):
@@ -223,12 +231,126 @@ def test_every_customer_has_its_turn_and_its_lines_are_kept(site):
     assert rest.next_cursor is None
     assert len(site.store.books.page(limit=9, differs=True).items) == 1
     assert site.store.books.counts()["lines"] == 4
-    assert isinstance(site.store.customers, Customers)
+
+
+def test_two_who_repair_at_once_repair_once(site):
+    for _ in range(3):
+        site.decide(100)
+    site.to_usagebox()
+    site.miscount(375)
+
+    async def both():
+        await asyncio.gather(*(site.reconcile.customer("acme") for _ in range(2)))
+
+    site.run(both())
+    assert site.snapshot().counters["quota:month"].used == 300
+
+
+def test_one_who_cannot_be_compared_holds_up_nobody(site, monkeypatch):
+    for number in range(3):
+        site.put(f"customer-{number}", plan="basic", caps={"tokens": 100})
+    site.run(site.poll.poll_once())
+    reader = site.reconcile._reader
+    read = reader.read
+
+    async def read_others(customer_id):
+        if customer_id == "acme":
+            raise UsageBoxUnavailable("500 for this account")
+        return await read(customer_id)
+
+    monkeypatch.setattr(reader, "read", read_others)
+    site.run(site.reconcile.run_once())
+    assert site.store.books.counts()["lines"] == 3
+    monkeypatch.undo()
+    site.run(site.reconcile.run_once())
+    assert site.store.books.page(limit=9, customer_id="acme").items == [], "it is left alone for a while"
+
+
+def test_last_month_is_still_compared(site):
+    site.decide(7)
+    site.to_store()
+    position = site.store.deliveries.due(USAGE_SINK, now_us(), 10)[0].position
+    site.store.deliveries.mark(USAGE_SINK, [position], "dead", error="refused")
+    this_month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    last_month_us = int((this_month - timedelta(days=1)).timestamp() * 1_000_000)
+    with site.store.database.writing() as connection:
+        connection.exec_driver_sql(f"UPDATE usage_events SET at_us = {last_month_us}")
+    lines = {line.period.limit_id: line for line in site.look().lines}
+    assert lines[None].differences() == with_usagebox("dead_lettered", 7)
+
+
+def test_a_difference_that_passes_is_no_drift(site):
+    class Twice:
+        """Readings of which only the first drifts."""
+
+        def __init__(self):
+            self.used = [110, 100]
+
+        async def read(self, _customer_id):
+            return [Line(PERIOD, Enforced(self.used.pop(0), 0, 100), 100, None, 1)]
+
+    done = site.run(Reconcile(Twice(), site.control, site.store, None, now_us).customer("acme"))
+    assert (done.unexplained, done.repairs) == (False, [])
+    assert site.store.books.counts()["drift"] == 0
+
+
+def test_one_repair_does_not_hide_another_drift(site):
+    class Both:
+        """Readings with a drift on either side."""
+
+        async def read(self, _customer_id):
+            book = Waiting(100, 0, 0, 0)
+            return [Line(PERIOD, Enforced(110, 0, 100), 100, Billed(105, 105, 0, book, book), 1)]
+
+    reconcile = Reconcile(Both(), site.control, site.store, site.usagebox, now_us)
+    done = site.run(reconcile.customer("acme", dry_run=True))
+    assert [repair.what for repair in done.repairs] == ["counter"]
+    assert done.unexplained
+
+
+def test_what_others_use_of_a_meter_that_nobody_counts_is_seen(site):
+    event = UsageEvent("x9", "acme", "runs", 5, "run", now_us() // 1000, "other", None)
+    assert site.run(site.usagebox.send_usage([event])).accepted == 1
+    lines = {line.period.meters: line for line in site.look().lines}
+    assert lines[("runs",)].differences() == with_usagebox("external", -5)
+
+
+def test_what_is_stored_while_the_store_is_read_is_counted_once(site):
+    site.decide(100)
+    site.to_usagebox()
+    site.decide(30)
+    stored = threading.Event()
+    reader, books = site.reconcile._reader, site.store.books
+    read = books.recorded
+
+    def recorded(*arguments):
+        """The relay stores what is on its way just before."""
+        if not stored.is_set():
+            stored.set()
+            asyncio.run_coroutine_threadsafe(site.relay.run_once(), loop[0]).result(20)
+        return read(*arguments)
+
+    loop = []
+
+    async def go():
+        loop.append(asyncio.get_running_loop())
+        return await reader.read("acme")
+
+    books.recorded = recorded
+    (line,) = site.run(go())
+    assert stored.is_set()
+    assert line.drift("enforced/recorded") == 0
+    assert line.enforced.on_its_way == 0
 
 
 @pytest.mark.parametrize(
     ("billed", "expected"),
     [
+        (
+            Billed(100, 100, 0, Waiting(0, -100, 0, 0, -100), Waiting(0, -100, 0, 0, -100)),
+            with_usagebox("in_flight", -100),
+        ),
+        (Billed(150, 150, 0, Waiting(100, 0, 0, 0, -50), Waiting(100, 0, 0, 0, -50)), with_usagebox("in_flight", -50)),
         (Billed(10, 10, 0, Waiting(10, 0, 0, 0), Waiting(10, 0, 0, 0)), []),
         (Billed(10, 10, 0, Waiting(10, 0, 0, 0), Waiting(15, 5, 0, 0)), with_usagebox("in_flight", 5)),
         (Billed(13, 13, 0, Waiting(10, 4, 0, 0), Waiting(15, 6, 0, 0)), with_usagebox("in_flight", 2)),
@@ -254,4 +376,3 @@ def test_the_causes_add_up_to_the_difference(billed, expected):
 def test_a_limit_that_came_later_is_no_drift():
     line = Line(PERIOD, Enforced(used=70, on_its_way=10, recorded=100, not_counted=40), 100, None, 0)
     assert [(each.cause, each.quantity) for each in line.differences()] == [("in_flight", 10), ("not_counted", -40)]
-    assert NOTHING.confirmed == 0

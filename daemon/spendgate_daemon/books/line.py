@@ -18,7 +18,7 @@ Cause = Literal["in_flight", "late", "dead_lettered", "external", "rolled_up_too
 UsageBox, and missing in its hourly sums until these are rebuilt. `not_counted`: used while another plan was in force, which
 had no such limit. `drift`: nothing explains it."""
 
-Books = Literal["enforced/recorded", "recorded/billed"]
+BookPair = Literal["enforced/recorded", "recorded/billed"]
 
 SENTENCES: dict[Cause, str] = {
     "in_flight": "on its way to the next book",
@@ -33,12 +33,13 @@ SENTENCES: dict[Cause, str] = {
 
 class Enforced(msgspec.Struct, frozen=True):
     """`used` is what Redis counted; of it, `on_its_way` isn't stored; `recorded` is what the store had of what was decided by
-    then, and of that `not_counted` was used while the limit was not in force."""
+    then, and of that `not_counted` was used while the limit was not in force. `read_at_us` is Redis' clock."""
 
     used: int
     on_its_way: int
     recorded: int
     not_counted: int = 0
+    read_at_us: int = 0
 
 
 class Billed(msgspec.Struct, frozen=True):
@@ -55,7 +56,7 @@ class Billed(msgspec.Struct, frozen=True):
 class Difference(msgspec.Struct, frozen=True):
     """`quantity` is what the second of the two books lacks; below 0: has too much."""
 
-    between: Books
+    between: BookPair
     cause: Cause
     quantity: int
 
@@ -80,7 +81,7 @@ class Line(msgspec.Struct, frozen=True):
         drifts = any(each.cause == "drift" for each in found)
         return Kept(msgspec.json.encode(self).decode(), bool(found), drifts, self.compared_at_us)
 
-    def drift(self, between: Books) -> int:
+    def drift(self, between: BookPair) -> int:
         """What nothing explains between two books."""
         return sum(each.quantity for each in self.differences() if each.between == between and each.cause == "drift")
 
@@ -108,15 +109,20 @@ def _billed(billed: Billed | None) -> Iterator[Difference]:
     before, after = billed.before, billed.after
     yield Difference("recorded/billed", "external", -billed.external)
     yield Difference("recorded/billed", "rolled_up_too_early", billed.raw - billed.own)
-    # What was open while UsageBox was read may be in its book or not. What it had confirmed before must be; more than was
-    # recorded afterwards can't be.
-    most = after.recorded
-    missing = after.recorded - billed.raw
-    drift = max(0, before.confirmed - billed.raw) or min(0, most - billed.raw)
+    # What was open while UsageBox was read may be in its book or not: at least it has what was confirmed and all that takes
+    # away, at most everything but that.
+    least = min(before.confirmed, after.confirmed) + min(before.owed, after.owed)
+    most = max(before.recorded - before.owed, after.recorded - after.owed)
+    drift = max(0, least - billed.raw) or min(0, most - billed.raw)
     yield Difference("recorded/billed", "drift", drift)
-    rest = missing - drift
-    dead = min(rest, after.dead)
-    late = min(rest - dead, after.late)
+    rest = after.recorded - billed.raw - drift
+    dead = _part(rest, after.dead)
+    late = _part(rest - dead, after.late)
     yield Difference("recorded/billed", "dead_lettered", dead)
     yield Difference("recorded/billed", "late", late)
     yield Difference("recorded/billed", "in_flight", rest - dead - late)
+
+
+def _part(rest: int, known: int) -> int:
+    """What of a difference is explained by something known, which may take away."""
+    return min(rest, known) if rest > 0 and known > 0 else max(rest, known) if rest < 0 and known < 0 else 0

@@ -7,8 +7,8 @@ that very moment can be told later. UsageBox is read between two readings of the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 from spendgate.client import Gate
@@ -23,14 +23,36 @@ from spendgate_daemon.relays.extract import debited, effective_at_us
 from spendgate_daemon.relays.store_relay import CURSOR_PREFIX, place_of
 from spendgate_daemon.store import Store
 from spendgate_daemon.store.books import Period, Waiting
-from spendgate_daemon.usagebox import UsageBox
+from spendgate_daemon.usagebox import TotalLine, UsageBox
 
 OUTBOX_READ: Final = 10_000
 """Entries of one partition that are looked through; behind a longer backlog nothing can be compared."""
 
 
+Source = Literal["rollup", "raw"]
+
+
 class NotNow(Exception):
     """The store is too far behind for a comparison."""
+
+
+class _Totals:
+    """What UsageBox has of a customer in a span."""
+
+    def __init__(self, source: Source, lines: list[TotalLine], own_source: str) -> None:
+        self.source = source
+        self._lines = lines
+        self._own_source = own_source
+
+    @property
+    def meters(self) -> set[str]:
+        return {line.keys["meter_id"] for line in self._lines if line.quantity}
+
+    def of(self, meters: tuple[str, ...]) -> tuple[int, int]:
+        """Ours and all others'."""
+        mine = [line for line in self._lines if line.keys["meter_id"] in meters]
+        own = sum(line.quantity for line in mine if line.keys["source"] == self._own_source)
+        return own, sum(line.quantity for line in mine) - own
 
 
 class Reader:
@@ -53,29 +75,43 @@ class Reader:
         self._now_us = now_us
 
     async def read(self, customer_id: str) -> list[Line]:
-        """The lines of one customer: the open period of each quota that counts meters as a whole, and the calendar month of
-        all other meters that were used. Raises NotNow, GateUnavailable and UsageBoxError."""
+        """The lines of one customer: the open period of each quota that counts meters as a whole, and for every meter that
+        was used, here or elsewhere, this calendar month and the last. Raises NotNow, GateUnavailable and UsageBoxError."""
         snapshot = await self._gate.snapshot(customer_id)
         outbox = await self._outbox(customer_id)
+        counted = dict(_counted(snapshot))
         lines = []
-        for period, used in await self._periods(snapshot):
-            enforced = await self._enforced(snapshot, period, used, outbox) if used is not None else None
-            before = await self._waiting(period)
-            billed = await self._billed(period, before) if self._usagebox is not None else None
-            recorded = billed.after.recorded if billed is not None else before.recorded
-            lines.append(Line(period, enforced, recorded, billed, self._now_us()))
+        for span in dict.fromkeys([*_spans(counted), *_months(snapshot.now_us)]):
+            periods = [period for period in counted if (period.start_seconds, period.end_seconds) == span]
+            meters = await asyncio.to_thread(self._store.books.meters, customer_id, *span)
+            before = {each: await self._waiting(each) for each in self._with_months(snapshot, span, periods, meters)}
+            totals = await self._totals(customer_id, span)
+            elsewhere = {meter for meter in totals.meters if meter not in meters}
+            for period in self._with_months(snapshot, span, [], elsewhere):
+                if all(period.meters[0] not in each.meters for each in before):
+                    before[period] = await self._waiting(period)
+            for period, waiting in before.items():
+                enforced = (
+                    await self._enforced(snapshot, period, counted[period], outbox) if period in counted else None
+                )
+                billed = await self._billed(period, waiting, totals) if self._usagebox is not None else None
+                recorded = billed.after.recorded if billed is not None else waiting.recorded
+                lines.append(Line(period, enforced, recorded, billed, self._now_us()))
         return lines
 
-    async def _periods(self, snapshot: Snapshot) -> list[tuple[Period, int | None]]:
-        """With what Redis counted in each; None where no limit counts it."""
-        found: list[tuple[Period, int | None]] = list(_counted(snapshot))
-        counted = {meter for period, _ in found for meter in period.meters}
-        for meter, unit in snapshot.policy.meters.items():
-            if meter not in counted:
-                period = Period(snapshot.customer_id, (meter,), unit, *_month_of(snapshot.now_us))
-                if (await self._waiting(period)).recorded:
-                    found.append((period, None))
-        return found
+    @staticmethod
+    def _with_months(
+        snapshot: Snapshot, span: tuple[int, int], periods: list[Period], meters: set[str]
+    ) -> list[Period]:
+        """The periods of limits in this span, and one of each meter that they don't count, where the span is a month."""
+        if span not in _months(snapshot.now_us):
+            return periods
+        counted = {meter for period in periods for meter in period.meters}
+        units = snapshot.policy.meters
+        return periods + [
+            Period(snapshot.customer_id, (meter,), units.get(meter, "unit"), *span)
+            for meter in sorted(meters - counted)
+        ]
 
     async def _outbox(self, customer_id: str) -> list[tuple[tuple[int, int], Record]]:
         """The customer's records that the store may lack. The cursor is read first: what is stored and trimmed meanwhile is
@@ -107,28 +143,26 @@ class Reader:
             if counts is None:
                 return None
             not_counted += 0 if counts else units
-        return Enforced(used, on_its_way, sum(recorded.units.values()), not_counted)
+        return Enforced(used, on_its_way, sum(recorded.units.values()), not_counted, snapshot.now_us)
 
-    async def _billed(self, period: Period, before: Waiting) -> Billed:
-        start, end = (datetime.fromtimestamp(each, UTC) for each in (period.start_seconds, period.end_seconds))
-        whole_hours = period.start_seconds % 3600 == period.end_seconds % 3600 == 0
-        own, external = await self._totals(period, start, end, "rollup" if whole_hours else "raw")
+    async def _billed(self, period: Period, before: Waiting, totals: _Totals) -> Billed:
         after = await self._waiting(period)
+        own, external = totals.of(period.meters)
         raw = own
-        if whole_hours and not before.confirmed <= own <= after.recorded:
-            raw, external = await self._totals(period, start, end, "raw")
+        if totals.source == "rollup" and not before.confirmed <= own <= after.recorded:
+            again = await self._totals(period.customer_id, (period.start_seconds, period.end_seconds), "raw")
+            raw, external = again.of(period.meters)
             after = await self._waiting(period)
         return Billed(own, raw, external, before, after)
 
-    async def _totals(
-        self, period: Period, start: datetime, end: datetime, source: Literal["rollup", "raw"]
-    ) -> tuple[int, int]:
-        """Ours and all others'."""
-        assert self._usagebox is not None  # noqa: S101  (see `read`)
-        lines = await self._usagebox.totals(period.customer_id, start, end, ("source", "meter_id"), source=source)
-        mine = [line for line in lines if line.keys["meter_id"] in period.meters]
-        own = sum(line.quantity for line in mine if line.keys["source"] == self._own_source)
-        return own, sum(line.quantity for line in mine) - own
+    async def _totals(self, customer_id: str, span: tuple[int, int], source: Source | None = None) -> _Totals:
+        """By source and meter, from hourly sums where the span has whole hours."""
+        if self._usagebox is None:
+            return _Totals("raw", [], self._own_source)
+        start, end = (datetime.fromtimestamp(each, UTC) for each in span)
+        source = source or ("rollup" if span[0] % 3600 == span[1] % 3600 == 0 else "raw")
+        lines = await self._usagebox.totals(customer_id, start, end, ("source", "meter_id"), source=source)
+        return _Totals(source, lines, self._own_source)
 
     async def _waiting(self, period: Period) -> Waiting:
         return await asyncio.to_thread(self._store.books.waiting, period, self._now_us())
@@ -162,11 +196,17 @@ def _debited_in(record: Record, period: Period) -> int:
     return sum(quantity for meter, quantity in debited(record).items() if meter in period.meters)
 
 
-def _month_of(at_us: int) -> tuple[int, int]:
-    """The calendar month in UTC, as UsageBox closes them; Unix seconds."""
-    start = datetime.fromtimestamp(at_us / 1_000_000, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    end = start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
-    return int(start.timestamp()), int(end.timestamp())
+def _spans(periods: Iterable[Period]) -> list[tuple[int, int]]:
+    return [(period.start_seconds, period.end_seconds) for period in periods]
+
+
+def _months(at_us: int) -> list[tuple[int, int]]:
+    """This calendar month in UTC, as UsageBox closes them, and the last; Unix seconds."""
+    first = datetime.fromtimestamp(at_us / 1_000_000, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    following = (first + timedelta(days=32)).replace(day=1)
+    before = (first - timedelta(days=1)).replace(day=1)
+    starts = [int(each.timestamp()) for each in (before, first, following)]
+    return [(starts[1], starts[2]), (starts[0], starts[1])]
 
 
 def _cursor_name(customer_id: str) -> str:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import structlog
 
 from spendgate.control import Control
 from spendgate.reasons import quantity_text
-from spendgate_daemon.books.line import Line
+from spendgate_daemon.books.line import BookPair, Line
 from spendgate_daemon.books.metrics import COMPARED, DIFFERENT, DRIFTING, REPAIRED
 from spendgate_daemon.books.read import NotNow, Reader
 from spendgate_daemon.store import Store
@@ -25,7 +25,11 @@ from spendgate_daemon.store.books import Period
 from spendgate_daemon.store.guardrail_events import GuardrailEvent
 from spendgate_daemon.usagebox import UsageBox, UsageBoxError
 
-CUSTOMERS_PER_RUN: Final = 20
+CUSTOMERS_PER_RUN: Final = 50
+LEFT_ALONE_US: Final = 600_000_000
+"""One who could not be compared is passed over for as long."""
+
+FAILURES_IN_A_ROW: Final = 2
 EVENTS_LOOKED_UP: Final = 100_000
 
 _log = structlog.get_logger("spendgate.books")
@@ -34,13 +38,17 @@ _log = structlog.get_logger("spendgate.books")
 class Repair(msgspec.Struct, frozen=True):
     """What was put right, or would be. `what`: `counter` (of a limit) or `delivery` (events sent again)."""
 
-    what: str
+    what: Literal["counter", "delivery"]
     period: Period
     message: str
 
+    @property
+    def between(self) -> BookPair:
+        return "enforced/recorded" if self.what == "counter" else "recorded/billed"
+
 
 class Outcome(msgspec.Struct, frozen=True):
-    """Of one customer; the lines are as they were found."""
+    """Of one customer; the lines are as they were found, twice where something drifted."""
 
     customer_id: str
     lines: list[Line]
@@ -49,8 +57,10 @@ class Outcome(msgspec.Struct, frozen=True):
     @property
     def unexplained(self) -> bool:
         """Whether something differs without a cause, and was not put right."""
-        drifting = [line for line in self.lines if any(each.cause == "drift" for each in line.differences())]
-        return len(drifting) > len({repair.period for repair in self.repairs})
+        drifting = {
+            (line.period, each.between) for line in self.lines for each in line.differences() if each.cause == "drift"
+        }
+        return bool(drifting - {(repair.period, repair.between) for repair in self.repairs})
 
 
 class Reconcile:
@@ -69,19 +79,27 @@ class Reconcile:
         self._store = store
         self._usagebox = usagebox
         self._now_us = now_us
+        self._passed_over: dict[str, int] = {}
 
     async def run_once(self) -> int:
-        """Compare those that were not compared for longest; how many. Ends at the first sign that somebody isn't there."""
-        chosen = await asyncio.to_thread(self._store.books.longest_uncompared, CUSTOMERS_PER_RUN)
-        done = 0
-        for customer_id in chosen:
+        """Compare those that were not compared for longest; how many. One that can't be is passed over for a while, and two
+        in a row end the run: then it isn't about them."""
+        now_us, done, failed = self._now_us(), 0, 0
+        self._passed_over = {name: at_us for name, at_us in self._passed_over.items() if at_us > now_us}
+        wanted = CUSTOMERS_PER_RUN + len(self._passed_over)
+        chosen = await asyncio.to_thread(self._store.books.longest_uncompared, wanted)
+        for customer_id in [each for each in chosen if each not in self._passed_over]:
             try:
                 await self.customer(customer_id)
             except (NotNow, UsageBoxError) as exc:
                 COMPARED.labels("not_now").inc()
                 _log.warning("the books are compared later", customer_id=customer_id, error=str(exc))
-                break
-            done += 1
+                self._passed_over[customer_id] = now_us + LEFT_ALONE_US
+                failed += 1
+                if failed == FAILURES_IN_A_ROW:
+                    break
+                continue
+            done, failed = done + 1, 0
         counts = await asyncio.to_thread(self._store.books.counts)
         DIFFERENT.set(counts["differ"])
         DRIFTING.set(counts["drift"])
@@ -93,10 +111,11 @@ class Reconcile:
         lines = await self._reader.read(customer_id)
         repairs: list[Repair] = []
         if any(line.drift("enforced/recorded") or line.drift("recorded/billed") for line in lines):
-            again = {line.period: line for line in await self._reader.read(customer_id)}
+            before = {line.period: line for line in lines}
+            lines = await self._reader.read(customer_id)
             for line in lines:
-                if line.period in again:
-                    repairs += await self._repair(line, again[line.period], dry_run=dry_run)
+                if line.period in before:
+                    repairs += await self._repair(before[line.period], line, dry_run=dry_run)
         COMPARED.labels("compared").inc()
         outcome = Outcome(customer_id, lines, repairs)
         if not dry_run:
@@ -108,20 +127,23 @@ class Reconcile:
         repairs = []
         drift = line.drift("enforced/recorded")
         if drift and drift == again.drift("enforced/recorded"):
-            repairs += await self._repair_counter(line.period, drift, dry_run=dry_run)
+            read_at_us = again.enforced.read_at_us if again.enforced is not None else 0
+            repairs += await self._repair_counter(line.period, drift, read_at_us, dry_run=dry_run)
         lost = line.drift("recorded/billed")
         if lost > 0 and again.drift("recorded/billed") > 0:
             repairs += await self._send_again(line.period, dry_run=dry_run)
         return repairs
 
-    async def _repair_counter(self, period: Period, drift: int, *, dry_run: bool) -> list[Repair]:
+    async def _repair_counter(self, period: Period, drift: int, read_at_us: int, *, dry_run: bool) -> list[Repair]:
         limit_id = period.limit_id or ""
         message = (
             f"{limit_id}: {quantity_text(abs(drift), period.unit)} too {'much' if drift > 0 else 'little'} counted"
         )
         if not dry_run:
             # The record of it becomes a guardrail event.
-            done = await self._control.repair_used(period.customer_id, limit_id, period.start_seconds, -drift)
+            done = await self._control.repair_used(
+                period.customer_id, limit_id, period.start_seconds, -drift, read_at_us
+            )
             if done is None:
                 return []
             REPAIRED.labels("counter").inc()
@@ -136,7 +158,8 @@ class Reconcile:
         missing = [position for position, event_id in delivered if event_id not in there]
         if not missing:
             return []
-        message = f"{len(missing):,} confirmed events were missing in UsageBox; sent again"
+        events = "1 confirmed event was" if len(missing) == 1 else f"{len(missing):,} confirmed events were"
+        message = f"{events} missing in UsageBox; sent again"
         if not dry_run:
             at_us = self._now_us()
             event = GuardrailEvent(

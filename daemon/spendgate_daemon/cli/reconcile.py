@@ -30,10 +30,11 @@ def command(
 ) -> int:
     """Compare what Redis enforced, the store recorded and UsageBox bills, name each difference and put right what may be.
 
-    Exit code 1: something differs without a cause, and was not put right.
+    Exit code 1: something differs without a cause and was not put right, or somebody could not be compared.
     """
     settings = read_settings(home)
     outcomes: list[Outcome] = []
+    left_out: dict[str, str] = {}
 
     async def main() -> None:
         async with open_parts(settings) as parts, open_reconcile(settings, parts) as reconcile:
@@ -41,10 +42,17 @@ def command(
             chosen = [each.customer_id for each in known if customer in (None, each.customer_id)]
             if not chosen:
                 fail(f"there is no customer {customer!r}" if customer is not None else "there are no customers yet")
-            told = track(chosen, "customers", console=Console(stderr=True), transient=True)
-            outcomes.extend([await reconcile.customer(customer_id, dry_run=dry_run) for customer_id in told])
+            for customer_id in track(chosen, "customers", console=Console(stderr=True), transient=True):
+                try:
+                    outcomes.append(await reconcile.customer(customer_id, dry_run=dry_run))
+                except (NotNow, UsageBoxError) as exc:
+                    left_out[customer_id] = str(exc)
 
-    run_process(main, (SpendgateError, UnsafeRedis, SQLAlchemyError, NotNow, UsageBoxError))
+    run_process(main, (SpendgateError, UnsafeRedis, SQLAlchemyError))
+    return _tell(outcomes, left_out, dry_run=dry_run)
+
+
+def _tell(outcomes: list[Outcome], left_out: dict[str, str], *, dry_run: bool) -> int:
     console = Console(soft_wrap=True, highlight=False)
     for outcome in outcomes:
         for line in outcome.lines:
@@ -58,9 +66,13 @@ def command(
     console.print(
         f"{len(outcomes):,} customers, {len(lines):,} lines: {len(lines) - differ:,} equal, {differ:,} differ."
     )
+    for customer_id, why in list(left_out.items())[:20]:
+        console.print(f"[yellow]Not compared: {escape(customer_id)}: {escape(why)}[/]")
+    if len(left_out) > 20:
+        console.print(f"[yellow]Not compared: {len(left_out) - 20:,} more[/]")
     if wrong:
         console.print(f"[red]Without a cause, and not put right: {escape(', '.join(wrong[:20]))}[/]")
-    return 1 if wrong else 0
+    return 1 if wrong or left_out else 0
 
 
 def _print(console: Console, line: Line) -> None:

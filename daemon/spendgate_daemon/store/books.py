@@ -11,7 +11,16 @@ import sqlalchemy as sa
 from spendgate_daemon.store.database import Database
 from spendgate_daemon.store.guardrail_events import GuardrailEvent, GuardrailEvents
 from spendgate_daemon.store.page import Page
-from spendgate_daemon.store.schema import books, cursors, customers, decisions, deliveries, not_delivered, usage_events
+from spendgate_daemon.store.schema import (
+    books,
+    cursors,
+    customers,
+    decisions,
+    delivered_totals,
+    deliveries,
+    not_delivered,
+    usage_events,
+)
 from spendgate_daemon.store.usage import HOUR_SECONDS
 
 USAGE_SINK: Final = "usagebox.usage"
@@ -36,6 +45,8 @@ class Waiting(msgspec.Struct, frozen=True):
     in_flight: int
     late: int
     dead: int
+    owed: int = 0
+    """Of all that isn't confirmed, what takes away: corrections, below 0."""
 
     @property
     def confirmed(self) -> int:
@@ -72,7 +83,7 @@ class Books:
             .where(*_of(period), decisions.c.at_us <= decided_by_us)
             .group_by(decisions.c.policy_digest)
         )
-        with self._database.writing() as connection:  # one moment for both, on either database
+        with self._database.moment() as connection:
             cursor = connection.execute(sa.select(cursors.c.value).where(cursors.c.name == cursor_name)).scalar()
             return Recorded({row[0]: int(row[1]) for row in connection.execute(query)}, cursor)
 
@@ -82,19 +93,31 @@ class Books:
         summed_up_us = (now_us - 60_000_000) // hour_us * hour_us
         total = sa.select(sa.func.coalesce(sa.func.sum(usage_events.c.quantity), 0)).where(*_of(period))
         late = sa.case((usage_events.c.at_us < summed_up_us, 1), else_=0)
+        takes_away = sa.case((usage_events.c.quantity < 0, 1), else_=0)
         open_ = (
             sa.select(deliveries.c.state, late.label("late"), sa.func.sum(usage_events.c.quantity))
             .join_from(usage_events, deliveries, usage_events.c.position == deliveries.c.position)
             .where(*_of(period), deliveries.c.sink == USAGE_SINK, not_delivered)
-            .group_by(deliveries.c.state, late)
+            .group_by(deliveries.c.state, late, takes_away)
         )
-        with self._database.writing() as connection:
+        with self._database.moment() as connection:
             recorded = int(connection.execute(total).scalar_one())
-            sums = {"in_flight": 0, "late": 0, "dead": 0}
+            sums = {"in_flight": 0, "late": 0, "dead": 0, "owed": 0}
             for state, is_late, units in connection.execute(open_):
                 name = ("late" if is_late else "in_flight") if state in ("pending", "attempted") else "dead"
                 sums[name] += int(units)
+                sums["owed"] += min(0, int(units))
         return Waiting(recorded, **sums)
+
+    def meters(self, customer_id: str, start_seconds: int, end_seconds: int) -> set[str]:
+        """Meters of which anything was recorded."""
+        query = sa.select(usage_events.c.meter).where(
+            usage_events.c.customer_id == customer_id,
+            usage_events.c.at_us >= start_seconds * 1_000_000,
+            usage_events.c.at_us < end_seconds * 1_000_000,
+        )
+        with self._database.reading() as connection:
+            return set(connection.execute(query.distinct()).scalars())
 
     def delivered(self, period: Period, limit: int) -> list[tuple[int, str]]:
         """Position and event id of what UsageBox has confirmed, the oldest first."""
@@ -116,6 +139,8 @@ class Books:
                 update = deliveries.update().where(deliveries.c.sink == USAGE_SINK, part)
                 values = {"state": "pending", "attempts": 0, "next_attempt_us": 0, "error": "missing in UsageBox"}
                 moved += connection.execute(update.values(**values)).rowcount
+            fewer = delivered_totals.update().where(delivered_totals.c.sink == USAGE_SINK)
+            connection.execute(fewer.values(number=delivered_totals.c.number - moved))
             return moved
 
     def save(self, customer_id: str, lines: Sequence[Kept]) -> None:

@@ -46,6 +46,15 @@ class Database:
             yield connection
 
     @contextmanager
+    def moment(self) -> Iterator[sa.Connection]:
+        """For several questions about one and the same moment."""
+        connection = self.engine.connect()
+        if not self.is_sqlite:  # there, a reader sees one moment anyway
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection, connection.begin():
+            yield connection
+
+    @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """One transaction; SQLite takes its write lock at the start, so that it can't fail half way for a reader."""
         with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
