@@ -120,6 +120,7 @@ REASONS: Final = {
     "expired": Reason("Nobody ended the reservation by its deadline; it is free again."),
     "expired_committed": Reason("Nobody ended the reservation by its deadline; the plan debits it as reserved."),
     "extended": Reason("The reservation's deadline was moved."),
+    "restored": Reason("Redis had lost what it knew of this customer; it was made again from the stored records."),
     "repaired": Reason("What counters held for reservations did not add up to those that are open; it was put right."),
     "external": Reason("Usage recorded outside the gate crossed a threshold."),
     "standing": Reason("The customer's state changed without an event: a reset, an expiry, an override or new terms."),

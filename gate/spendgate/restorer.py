@@ -18,6 +18,7 @@ from spendgate.policy import EffectivePolicy
 from spendgate.restored import Restored
 from spendgate.script import NEW_EPOCH, RESTORE
 from spendgate.state import OverrideSet, PolicyState
+from spendgate.transports import own_errors
 
 MOVED_AT_ONCE: Final = 500
 """Entries that one script moves to a new epoch."""
@@ -49,15 +50,18 @@ class Restorer:
 
     async def degraded(self) -> dict[int, tuple[int, int]]:
         """Partitions that are degraded, with the epoch and sequence where each stands."""
-        return await degraded_partitions(self._control.redis)
+        with own_errors():
+            return await degraded_partitions(self._control.redis)
 
     async def degrade(self, partition: int) -> None:
         """From now on nobody writes there."""
-        await self._control.redis.hset(f"{tag_of(partition)}meta", "full_at", DEGRADED)
+        with own_errors():
+            await self._control.redis.hset(f"{tag_of(partition)}meta", "full_at", DEGRADED)
 
     async def outbox_of(self, partition: int, after: str, count: int) -> list[tuple[str, bytes]]:
         """Entries after an id, in order: id and record."""
-        entries: Any = await self._control.redis.xrange(f"{tag_of(partition)}outbox", f"({after}", "+", count)
+        with own_errors():
+            entries: Any = await self._control.redis.xrange(f"{tag_of(partition)}outbox", f"({after}", "+", count)
         return [(stream_id.decode(), fields[b"r"]) for stream_id, fields in entries]
 
     async def begin_epoch(self, partition: int, common: str, epoch: int) -> int:
@@ -97,6 +101,10 @@ class Restorer:
 
     async def keep_policies(self, partition: int, policies: Iterable[EffectivePolicy]) -> None:
         """Put them where scripts find them. Idempotent."""
+        with own_errors():
+            await self._put_policies(partition, policies)
+
+    async def _put_policies(self, partition: int, policies: Iterable[EffectivePolicy]) -> None:
         async with self._control.redis.pipeline(transaction=False) as pipe:
             for policy in policies:
                 pipe.set(f"{tag_of(partition)}policy:{policy.digest}", policy.encode())
@@ -105,4 +113,5 @@ class Restorer:
 
     async def release(self, partition: int, stored_sequence: int) -> None:
         """Let it decide again. `stored_sequence` is how far the store has it in its epoch."""
-        await self._control.redis.hset(f"{tag_of(partition)}meta", "full_at", str(stored_sequence + BACKLOG_MAX))
+        with own_errors():
+            await self._control.redis.hset(f"{tag_of(partition)}meta", "full_at", str(stored_sequence + BACKLOG_MAX))

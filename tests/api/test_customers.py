@@ -258,6 +258,7 @@ def test_summary_sync_health_and_metrics(api):
         "pending": 1,
         "attempted": 0,
         "delivered": 0,
+        "discarded": 0,
         "dead": 0,
         "oldest_pending_at": None,
         "error": None,
