@@ -14,7 +14,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make lint   check style, types and import rules"
 	@echo "make bench  measure against the targets, write bench.json"
-	@echo "make soak   two million steps and ten million interleavings against the gate's scripts: some hours"
+	@echo "make soak   the proofs at full size: steps, interleavings, kills, an hour of requests: some hours"
 	@echo "make clean  remove .venv and caches (not the data in .spendgate)"
 
 up: $(READY)

@@ -1,8 +1,10 @@
-"""`make soak`: the correctness proof of the gate at its full size, for a night.
+"""`make soak`: the correctness proofs at their full size, for a night.
 
-    make soak                                                   two million steps, then ten million interleavings
+    make soak                                                   all of these, one after the other
     make soak ARGS="equivalence --steps 200000"                 the scripts against their definition
     make soak ARGS="interleavings --count 500000 --seed 7"      clients in a random order, audited
+    make soak ARGS="kills --kills 100"                          API and daemon under load, UsageBox on a bad day
+    make soak ARGS="books"                                      an hour of real requests at 60 times its speed
     make soak ARGS="interleavings --seed 1513 --count 1"        one interleaving again
 
 Every process has a Redis of its own. A failure is printed with the seed that makes it again.
@@ -25,6 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "support")]
 
+import books  # noqa: E402
 import workers  # noqa: E402  (its folders are on the path only now)
 
 from redis_servers import find_redis_servers, start_redis, stop  # noqa: E402
@@ -32,25 +35,24 @@ from redis_servers import find_redis_servers, start_redis, stop  # noqa: E402
 STEPS = 2_000_000
 STEPS_PER_ROUND = 50_000
 INTERLEAVINGS = 10_000_000
+KILLS = 100
 INTERLEAVINGS_PER_ROUND = 2_000
 PROGRESS_SECONDS = 10.0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["equivalence", "interleavings"], help="both by default")
+    parser.add_argument("what", nargs="?", choices=list(PROOFS), help="all by default")
     parser.add_argument("--steps", type=int, default=STEPS, help="of the equivalence state machine")
     parser.add_argument("--count", type=int, default=INTERLEAVINGS, help="of interleavings")
+    parser.add_argument("--kills", type=int, default=KILLS, help="of each process, and at the named point")
     parser.add_argument("--seed", type=int, default=0, help="the first; others follow it")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--server", choices=sorted(find_redis_servers()), default=next(iter(find_redis_servers())))
     options = parser.parse_args()
-    holds = True
-    if options.what != "interleavings":
-        holds &= soak_equivalence(options)
-    if options.what != "equivalence":
-        holds &= soak_interleavings(options)
-    return 0 if holds else 1
+    chosen = [PROOFS[options.what]] if options.what else PROOFS.values()
+    held = [proof(options) for proof in chosen]
+    return 0 if all(held) else 1
 
 
 class Progress:
@@ -125,6 +127,20 @@ def soak_interleavings(options: argparse.Namespace) -> bool:
     return not failures
 
 
+def soak_kills(options: argparse.Namespace) -> bool:
+    progress = Progress("kills", 3 * options.kills)
+    with running_servers(options.server, 1) as (url,):
+        wrong = books.kill_again_and_again(url, options.seed, options.kills, progress.advance)
+    progress.close("0 lost, 0 doubled, in all three books" if wrong is None else f"the books differ:\n{wrong}")
+    return wrong is None
+
+
+def soak_books(_options: argparse.Namespace) -> bool:
+    wrong = books.replay_an_hour()
+    print("an hour of requests: three equal books" if wrong is None else f"the books differ:\n{wrong}", flush=True)
+    return wrong is None
+
+
 @contextlib.contextmanager
 def running_servers(server: str, count: int) -> Iterator[list[str]]:
     with contextlib.ExitStack() as stack:
@@ -136,6 +152,13 @@ def running_servers(server: str, count: int) -> Iterator[list[str]]:
             urls.append(url)
         yield urls
 
+
+PROOFS = {
+    "equivalence": soak_equivalence,
+    "interleavings": soak_interleavings,
+    "kills": soak_kills,
+    "books": soak_books,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
