@@ -20,6 +20,7 @@ import http_api
 import interleavings
 import latency
 import mirror
+import path
 import redis_cpu
 import relay
 import rivals
@@ -35,6 +36,7 @@ MODULES = {
     "redis_cpu": redis_cpu.measure,
     "growth": growth.measure,
     "relay": relay.measure,
+    "path": path.measure,
     "enforcement": enforcement.measure,
     "mirror": mirror.measure,
     "interleavings": interleavings.measure,
