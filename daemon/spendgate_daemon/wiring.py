@@ -31,6 +31,7 @@ from spendgate_daemon.mirror.totals import UsageTotals
 from spendgate_daemon.mirror.webhooks import WebhookReceiver
 from spendgate_daemon.redis_checks import refuse_eviction
 from spendgate_daemon.relays.advice import Advice
+from spendgate_daemon.relays.batching import Batching
 from spendgate_daemon.relays.burn import BurnMeter
 from spendgate_daemon.relays.kafka import kafka_loops
 from spendgate_daemon.relays.reserved import LostReservations, ReservedCheck
@@ -51,6 +52,8 @@ from spendgate_daemon.usagebox import UsageBox
 GATE_TIMEOUT_SECONDS: Final = 5.0
 DECISION_DEADLINE_MS: Final = 20
 """For the daemon's own reads; an application chooses its own deadline."""
+
+USAGE_BATCHING: Final = Batching(size=500, age_seconds=0.25)
 
 _log = structlog.get_logger("spendgate")
 
@@ -254,8 +257,9 @@ def _usagebox_jobs(
         within_seconds=settings.totals_within_seconds,
     )
     resync = Resync(store, usagebox, applier, clock_us)
+    usage = UsageBoxUsageRelay(store, usagebox, source, clock_us, USAGE_BATCHING)
     loops = [
-        Job("usagebox-usage", led(UsageBoxUsageRelay(store, usagebox, source, clock_us).run_once), idle_seconds=0.1),
+        Job("usagebox-usage", led(usage.run_once), idle_seconds=0.05),
         Job("usagebox-policies", led(UsageBoxPolicyRelay(store, usagebox, clock_us).run_once), idle_seconds=0.05),
         Job("hints", led(poll.follow_hints_once), idle_seconds=0.02),
     ]

@@ -26,7 +26,7 @@ def dead(api):
     made = [api.decide(1)["decision_id"] for _ in range(3)]
     api.relay_all()
     waiting = api.store.deliveries.waiting(USAGE, 9)
-    api.store.deliveries.mark(USAGE, [each.position for each in waiting], "dead", error="conflict", attempted=True)
+    api.store.deliveries.mark(USAGE, [each.position for each in waiting], "dead", error="conflict", attempted_at_us=1)
     return made
 
 

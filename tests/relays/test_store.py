@@ -90,7 +90,7 @@ def test_both_ends_of_a_delivery_are_final_until_it_is_revived(store):
     deliver(store, [1, 2, 3])
     store.deliveries.mark(SINK, [1], "delivered")
     store.deliveries.mark(SINK, [2], "dead", error="poison")
-    store.deliveries.mark(SINK, [1, 2, 3], "attempted", attempted=True)
+    store.deliveries.mark(SINK, [1, 2, 3], "attempted", attempted_at_us=1)
     store.deliveries.mark(SINK, [1], "delivered")
     [sink] = store.deliveries.sinks()
     assert (sink.pending, sink.attempted, sink.delivered, sink.dead) == (0, 1, 1, 1)

@@ -10,11 +10,13 @@ import msgspec
 
 
 class Batching(msgspec.Struct, frozen=True):
-    """`age_seconds` counts from when an event happened, so that what comes late to the store does not wait again."""
+    """`age_seconds` counts from when an event happened, so that what comes late to the store does not wait again. An event
+    from the future does not wait: whatever clock it is of, it can't be told how long."""
 
     size: int
     age_seconds: float
 
     def leaves(self, count: int, oldest_at_us: int, now_us: int) -> bool:
         """Whether so many events are a batch now."""
-        return count >= self.size or now_us - oldest_at_us >= self.age_seconds * 1_000_000
+        waits = 0 <= now_us - oldest_at_us < self.age_seconds * 1_000_000
+        return count >= self.size or not waits

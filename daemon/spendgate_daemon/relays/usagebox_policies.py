@@ -103,6 +103,11 @@ class UsageBoxPolicyRelay:
     ) -> None:
         await asyncio.to_thread(
             lambda: self._store.deliveries.mark(
-                POLICY_SINK, positions, state, next_attempt_us=next_attempt_us, error=error, attempted=True
+                POLICY_SINK,
+                positions,
+                state,
+                next_attempt_us=next_attempt_us,
+                error=error,
+                attempted_at_us=self._now_us(),
             )
         )

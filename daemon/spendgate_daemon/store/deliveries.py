@@ -21,7 +21,7 @@ ENDS: Final = ("dead", "discarded")
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """`first_attempt_us` is of the first attempt ever; None: there was none, or it was before this was noted."""
+    """`first_attempt_us` None: there was no attempt since it is tried (again), or it was before this was noted."""
 
     sink: str
     position: int
@@ -39,13 +39,15 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ItemState(msgspec.Struct, frozen=True):
-    """What became of one event at one sink. `attempts` None: they are not counted one by one."""
+    """What became of one event at one sink. `attempts` None: they are not counted one by one. `correction_id`: what the
+    sink got in its place."""
 
     sink: str
     item_id: str
     state: str
     attempts: int | None
     error: str | None
+    correction_id: str | None = None
 
 
 class SinkState(msgspec.Struct, frozen=True):
@@ -91,12 +93,17 @@ class Deliveries:
         *,
         next_attempt_us: int = 0,
         error: str | None = None,
-        attempted: bool = False,
+        attempted_at_us: int | None = None,
+        correction_suffix: str | None = None,
     ) -> None:
-        """Move deliveries that wait to a state. `attempted` counts one more attempt."""
+        """Move deliveries that wait to a state. `attempted_at_us` counts one more attempt; `correction_suffix`: the sink
+        got a correction instead, with this behind the event's id."""
         values: dict[str, Any] = {"state": state, "next_attempt_us": next_attempt_us, "error": error}
-        if attempted:
+        if attempted_at_us is not None:
             values["attempts"] = deliveries.c.attempts + 1
+            values["first_attempt_us"] = sa.func.coalesce(deliveries.c.first_attempt_us, attempted_at_us)
+        if correction_suffix is not None:
+            values["correction_id"] = deliveries.c.item_id + correction_suffix
         moved = 0
         with self._database.writing() as connection:
             for start in range(0, len(positions), 500):

@@ -77,6 +77,11 @@ class Usage:
         ahead = sa.select(usage_events).where(usage_events.c.position > position)
         return self._events(ahead.order_by(usage_events.c.position).limit(limit))
 
+    def newest_position(self) -> int:
+        """Of all usage; 0 when there is none."""
+        with self._database.reading() as connection:
+            return connection.execute(sa.select(sa.func.max(usage_events.c.position))).scalar() or 0
+
     def _events(self, query: sa.Select[Any]) -> list[UsageEventRow]:
         with self._database.reading() as connection:
             return [

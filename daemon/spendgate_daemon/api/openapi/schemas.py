@@ -256,6 +256,7 @@ _DELIVERY: Final = answer(
     state=one_of("pending", "attempted", "delivered", "dead", "discarded"),
     attempts=nullable(WHOLE),
     error=nullable(TEXT),
+    correction_id=nullable(TEXT),
 )
 
 STORED_DECISION: Final[Shape] = {

@@ -108,6 +108,7 @@ def _deliveries(services: Services, stored: StoredDecision) -> list[dict[str, An
             "state": each.state,
             "attempts": each.attempts,
             "error": each.error,
+            "correction_id": each.correction_id,
         }
         for each in services.store.deliveries.of_item(ids)
     ]

@@ -100,7 +100,7 @@ class KafkaRelay:
         if place is not None and (place.position > stream.position or place.revived):
             if self._store.streams.id_at(self._kind, place.position) == place.id:
                 self._count(self._store.streams.settle(stream, place.position))
-                self._store.deliveries.mark(self.sink, place.revived, "delivered", attempted=True)
+                self._store.deliveries.mark(self.sink, place.revived, "delivered", attempted_at_us=self._now_us())
             else:
                 _log.error("the topic is ahead of a store that lost events", topic=topic.name, position=place.position)
         self._topic = topic
@@ -131,7 +131,7 @@ class KafkaRelay:
             return 1
         self._size = min(self._batching.size, self._size * 2)
         if batch.revived:
-            self._store.deliveries.mark(self.sink, batch.positions, "delivered", attempted=True)
+            self._store.deliveries.mark(self.sink, batch.positions, "delivered", attempted_at_us=self._now_us())
             self._count(len(batch.messages))
         else:
             self._count(self._store.streams.settle(stream, batch.last.position))
@@ -146,7 +146,7 @@ class KafkaRelay:
     def _bury(self, stream: Stream, batch: Batch, cause: str) -> None:
         message = batch.last
         if batch.revived:
-            self._store.deliveries.mark(self.sink, batch.positions, "dead", error=cause, attempted=True)
+            self._store.deliveries.mark(self.sink, batch.positions, "dead", error=cause, attempted_at_us=self._now_us())
         else:
             self._store.streams.bury(stream, message.position, message.id, message.at_us, cause)
         DELIVERED.labels(self.sink, "dead").inc()
