@@ -1,4 +1,4 @@
-"""API and daemon are killed again and again while UsageBox has a bad day: nothing is lost, nothing doubled, in no book."""
+"""Two APIs and two daemons are killed again and again while UsageBox has a bad day: nothing is lost, nothing doubled, in no book."""
 
 from __future__ import annotations
 

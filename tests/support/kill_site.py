@@ -1,4 +1,4 @@
-"""API and daemon as processes of their own, load on the API, `kill -9` at any moment, and a UsageBox on a bad day."""
+"""Two APIs and two daemons as processes of their own, load on the APIs, `kill -9` at any moment, and a UsageBox on a bad day."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ def eventually(found, seconds: float, what: str):
 
 
 class Process:
-    """`spendgate api` or `daemon`; killed and started again."""
+    """`spendgate api` or `daemon` on a port of its own; killed and started again."""
 
-    def __init__(self, part: str, environment: dict[str, str], log: Path, port: int) -> None:
-        self.part, self.environment, self.log, self.port = part, environment, log, port
+    def __init__(self, part: str, environment: dict[str, str], log: Path) -> None:
+        self.part, self.log, self.port = part, log, _free_port()
+        self.environment = environment | {f"SPENDGATE_{part.upper()}_PORT": str(self.port)}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -56,7 +57,11 @@ class Process:
             self.process = subprocess.Popen([SPENDGATE, self.part], env=self.environment, stdout=log, stderr=log)
 
     def wait_until_it_answers(self) -> None:
-        eventually(self._answers, 60, f"{self.part} answers; see {self.log}")
+        try:
+            eventually(self._answers, 60, f"{self.part} answers")
+        except AssertionError as late:
+            late.add_note(self.log.read_text()[-5000:])
+            raise
 
     def _answers(self) -> bool:
         try:
@@ -95,7 +100,6 @@ class KillSite:
             self._key = self.store.keys.create("load", ["decide"], time.time_ns() // 1000)
             policy = self._home / "policy.yaml"
             policy.write_text(POLICY)
-            self.ports = {part: _free_port() for part in ("api", "daemon")}
             environment = {name: value for name, value in os.environ.items() if not name.startswith("SPENDGATE_")}
             environment |= {
                 "SPENDGATE_HOME": str(self._home),
@@ -104,24 +108,24 @@ class KillSite:
                 "SPENDGATE_USAGEBOX_URL": front_url,
                 "SPENDGATE_USAGEBOX_DIALECT": "hosted",
                 "SPENDGATE_POLICY_FILE": str(policy),
-                "SPENDGATE_API_PORT": str(self.ports["api"]),
-                "SPENDGATE_DAEMON_PORT": str(self.ports["daemon"]),
                 "SPENDGATE_DECISION_DEADLINE_MS": "5000",
             }
-            self.parts = {
-                part: Process(part, environment, self._home / f"{part}.log", port) for part, port in self.ports.items()
+            self.processes = {
+                part: [Process(part, environment, self._home / f"{part}-{number}.log") for number in (1, 2)]
+                for part in ("api", "daemon")
             }
+            everything = [process for processes in self.processes.values() for process in processes]
             try:
-                for part in self.parts.values():
-                    part.start()
-                for part in self.parts.values():
-                    part.wait_until_it_answers()
+                for process in everything:
+                    process.start()
+                for process in everything:
+                    process.wait_until_it_answers()
                 eventually(self._mirrored, 60, "the customers are known")
                 yield self
             finally:
                 self.stopping.set()
-                for part in self.parts.values():
-                    part.kill()
+                for process in everything:
+                    process.kill()
 
     def _mirrored(self) -> bool:
         return len(self.store.customers.all_known()) == len(self.customers)
@@ -140,11 +144,7 @@ class KillSite:
 
     def _send(self, sender: int) -> None:
         chance, number = random.Random(sender), 0
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{self.ports['api']}",
-            headers={"authorization": f"Bearer {self._key}"},
-            timeout=10,
-        ) as http:
+        with httpx.Client(headers={"authorization": f"Bearer {self._key}"}, timeout=10) as http:
             while not self.stopping.is_set():
                 number += 1
                 customer, quantity = chance.choice(self.customers), chance.randint(1, 50)
@@ -159,8 +159,10 @@ class KillSite:
                     self.sent[customer] += quantity
 
     def _decided(self, http: httpx.Client, event: dict) -> bool:
+        """By either API: an event that one didn't answer may be asked of the other."""
+        api = self.chance.choice(self.processes["api"])
         try:
-            answer = http.post("/v1/decisions", json=event)
+            answer = http.post(f"http://127.0.0.1:{api.port}/v1/decisions", json=event)
         except httpx.HTTPError:
             return False
         if answer.status_code == 503:
@@ -170,19 +172,23 @@ class KillSite:
         return True
 
     def kill(self, part: str) -> None:
-        """At a random moment of the next half second; started again at once."""
+        """One of them, at a random moment of the next half second; started again at once."""
         time.sleep(self.chance.random() / 2)
-        self.parts[part].kill()
-        self.parts[part].start()
-        self.parts[part].wait_until_it_answers()
+        process = self.chance.choice(self.processes[part])
+        process.kill()
+        process.start()
+        process.wait_until_it_answers()
 
     def kill_after_sending(self) -> None:
-        """The daemon, when UsageBox has taken a batch and not answered."""
+        """Both daemons, when UsageBox has taken a batch of one and not answered."""
         self.front.taken.clear()
         assert self.front.taken.wait(60), "no batch met that fault"
-        self.parts["daemon"].kill()
-        self.parts["daemon"].start()
-        self.parts["daemon"].wait_until_it_answers()
+        for process in self.processes["daemon"]:
+            process.kill()
+        for process in self.processes["daemon"]:
+            process.start()
+        for process in self.processes["daemon"]:
+            process.wait_until_it_answers()
 
     def settle(self) -> None:
         """UsageBox has a good day from now on; wait until everything has arrived."""
