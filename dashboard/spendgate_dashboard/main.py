@@ -8,7 +8,7 @@ import streamlit as st
 
 from spendgate_dashboard.frame import signed_in
 from spendgate_dashboard.looks import CSS
-from spendgate_dashboard.views import customer, events, overview, trace
+from spendgate_dashboard.views import customer, events, overview, sync, trace
 
 ICON = Path(__file__).with_name("static") / "icon.png"
 
@@ -19,6 +19,7 @@ pages = [
     st.Page(customer.show, title="Customer", url_path="customer"),
     st.Page(events.show, title="Events", url_path="events"),
     st.Page(trace.show, title="Trace", url_path="trace"),
+    st.Page(sync.show, title="Sync", url_path="sync"),
 ]
 st.session_state["pages"] = {page.title: page for page in pages}
 page = st.navigation(pages, position="top")

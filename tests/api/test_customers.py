@@ -246,6 +246,14 @@ def test_signing_in_works_once(api):
     assert api.post("/v1/sign-in-links", {"principal": "x"}, scope="read").status_code == 403
 
 
+def test_an_administrator_is_signed_in_on_request_only(api):
+    link = api.post("/v1/sign-in-links", {"admin": True}, scope="admin").json()
+    session = api.http.post("/v1/sessions", json={"token": link["token"]}).json()
+    assert session["scopes"] == ["admin", "override", "read"]
+    refused = api.post("/v1/sign-in-links", {"admin": "yes"}, scope="admin")
+    assert (refused.status_code, refused.json()["field"]) == (422, "admin")
+
+
 def test_summary_sync_health_and_metrics(api):
     api.contract()
     api.decide(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -46,7 +47,17 @@ def fill(running) -> None:
     running.ended = running.post(ending, {"quantity": 950}, "DECIDE").json()
     assert kept["decision"] == "allow"
     running.repair = repaired(running)
+    refused_usage(running)
     running.wait_until_relayed()
+
+
+def refused_usage(product) -> None:
+    """Two events that UsageBox refuses for good: their month is closed, and the hosted dialect has no corrections."""
+    product.contract("late", name="Late One", plan="starter", caps={"tokens.output": 10_000})
+    product.sandbox.post(f"/v1/accounts/late/periods/{datetime.now(UTC):%Y-%m}/close").raise_for_status()
+    for quantity in (3, 4):
+        product.decide("late", quantity)
+    eventually(lambda: len(product.get("/v1/dead-letters", sink="usagebox.usage")["items"]) == 2, 20, "both are dead")
 
 
 def repaired(product) -> dict:
@@ -124,7 +135,11 @@ class Screen:
 @pytest.fixture(scope="module")
 def signed_in(product, chromium):
     """Cookies of somebody who followed a one-time link."""
-    link = product.post("/v1/sign-in-links", {"principal": "alex@ops"}).json()["token"]
+    return cookies(product, chromium, {"principal": "alex@ops"})
+
+
+def cookies(product, chromium, asked):
+    link = product.post("/v1/sign-in-links", asked).json()["token"]
     context = chromium.new_context()
     page = context.new_page()
     page.goto(f"{product.addresses['dashboard_url']}/signin?token={link}")
@@ -133,6 +148,15 @@ def signed_in(product, chromium):
     assert state["cookies"]
     assert state["cookies"][0]["httpOnly"]
     return state
+
+
+@pytest.fixture
+def administrator(product, chromium):
+    """The screen of somebody who may deal with dead letters."""
+    state = cookies(product, chromium, {"principal": "ada@ops", "admin": True})
+    context = chromium.new_context(storage_state=state, viewport={"width": 1400, "height": 1000})
+    yield Screen(context.new_page(), product.addresses["dashboard_url"])
+    context.close()
 
 
 @pytest.fixture

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from playwright.sync_api import expect
+
+from acceptance_product import eventually
 
 PAGES = {
     "overview": "/",
@@ -13,6 +17,7 @@ PAGES = {
     "reservation": "/trace?id={reserved}",
     "end": "/trace?id={ended}",
     "repair": "/trace?id={repair}",
+    "sync": "/sync",
 }
 
 
@@ -163,3 +168,35 @@ def test_empty_lists_say_why(product, screen):
     screen.see("Nothing matches")
     screen.open("/?q=no-such-customer")
     screen.see("No customer matches this filter")
+
+
+def test_dead_letters_are_shown_with_their_cause_to_those_who_may_not_touch_them(product, screen):
+    screen.open("/sync")
+    screen.see("its period is closed")
+    screen.see("spendgate sign-in --admin")
+    assert screen.page.get_by_role("button", name="Retry all").count() == 0
+
+
+def test_an_administrator_discards_one_and_retries_the_other(product, administrator):
+    administrator.open("/sync")
+    administrator.see("its period is closed")
+    expect(administrator.page.get_by_role("button", name="Discard it…")).to_be_disabled()
+    letters = product.get("/v1/dead-letters", sink="usagebox.usage")["items"]
+    grid = administrator.page.get_by_test_id("stDataFrame").last
+    grid.click(position={"x": 15, "y": 50})  # the box of the first row, the newest event
+    administrator.page.get_by_role("button", name="Discard it…").click()
+    administrator.page.get_by_label("Reason").fill("short")
+    administrator.page.get_by_label("Reason").press("Tab")
+    administrator.page.get_by_role("button", name="Discard it", exact=True).click()
+    administrator.see("reason must be")
+    administrator.page.get_by_label("Reason").fill("invoiced by hand, ticket 4711")
+    administrator.page.get_by_label("Reason").press("Tab")
+    administrator.page.get_by_role("button", name="Discard it", exact=True).click()
+    administrator.see(f"{letters[0]['item_id']} is discarded")
+    month = f"{datetime.now(UTC):%Y-%m}"
+    product.sandbox.post(f"/v1/accounts/late/periods/{month}/reopen").raise_for_status()
+    administrator.page.get_by_role("button", name="Retry all").click()
+    eventually(lambda: product.billed("late", product.source) == {"tokens.output": 3}, 20, "the other was taken")
+    [discarded] = product.get("/v1/dead-letters", sink="usagebox.usage")["items"]
+    assert (discarded["state"], discarded["discarded_by"]) == ("discarded", "ada@ops")
+    assert administrator.faults == []

@@ -37,6 +37,7 @@ NO_LOOK_UP_STATUSES: Final = frozenset({400, 404, 405, 422})
 """Refusals of a look-up that will stay: this UsageBox has no such question, or no such customer."""
 
 CONFLICT: Final = "conflict: UsageBox has another event with this id"
+NO_CORRECTIONS: Final = "its period is closed, and this UsageBox takes no corrections"
 REJECTED: Final = "rejected: UsageBox refused the event"
 
 REFUSALS_MAX: Final = 24
@@ -175,9 +176,9 @@ class UsageBoxUsageRelay:
         again = Run(corrects=True)
         try:
             await self._send(late, again)
-        except NotInDialect as exc:
+        except NotInDialect:
             for row in late:
-                await self._bury(row, f"its period is closed, and {exc}", run)
+                await self._bury(row, NO_CORRECTIONS, run)
         except UsageBoxError as exc:
             due_us = self._now_us() + Backoff.wait_us(1)
             await self._mark(late, "attempted", next_attempt_us=due_us, error=f"its period is closed: {exc}"[:500])

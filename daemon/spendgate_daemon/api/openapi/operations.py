@@ -12,6 +12,7 @@ from spendgate_daemon.api.decisions import MAX_BATCH
 from spendgate_daemon.api.openapi.schemas import ID, OUTCOME, STATE
 from spendgate_daemon.api.openapi.shapes import (
     ANYTHING,
+    BOOLEAN,
     INSTANT,
     TEXT,
     WHOLE,
@@ -249,7 +250,7 @@ SIGNING_IN: Final = (
         name="createSignInLink",
         summary="A one-time token for signing in",
         scope="admin",
-        body=request(principal=text(1, MAX_PRINCIPAL)),
+        body=request(principal=text(1, MAX_PRINCIPAL), admin=BOOLEAN),
         body_required=False,
         answers={"201": answer(token=TEXT, expires_at=INSTANT)},
     ),

@@ -25,12 +25,16 @@ def handlers(services: Services) -> list[Any]:
     @post("/v1/sign-in-links", opt={"scope": "admin"})
     async def create_link(request: Request[Any, Any, Any]) -> dict[str, Any]:
         body = await request.body()
-        value = read_object(body, frozenset({"principal"}), "a principal") if body else {}
+        value = read_object(body, frozenset({"principal", "admin"}), "a principal") if body else {}
         principal = read_text("principal", value.get("principal", principal_of(request).name), 1, MAX_PRINCIPAL)
         if not principal.isprintable():
             raise invalid("principal", "printable text")
+        admin = value.get("admin", False)
+        if not isinstance(admin, bool):
+            raise invalid("admin", "true or false")
+        scopes = (*SESSION_SCOPES, "admin") if admin else SESSION_SCOPES
         expires_at_us = services.now_us() + LINK_SECONDS * 1_000_000
-        token = await asyncio.to_thread(keys.create_link, principal, SESSION_SCOPES, expires_at_us)
+        token = await asyncio.to_thread(keys.create_link, principal, scopes, expires_at_us)
         return {"token": token, "expires_at": rfc3339(expires_at_us)}
 
     @post("/v1/sessions", opt={"public": True})
