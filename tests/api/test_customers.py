@@ -40,6 +40,11 @@ def test_one_customer_with_everything_known_of_it(api):
     assert one["limits"][0]["remaining"] == 0
     assert one["usagebox"][0]["enforced"] == one["usagebox"][0]["recorded"] == 1000
     assert one["usagebox"][0]["billed"] is None
+    provenance = {row["number"]: row for row in one["provenance"]}
+    assert provenance["plan, status, caps, credits granted"]["source"] == one["policy"]["source"]
+    assert provenance["limits in force"]["version"] == one["policy"]["document"][:12]
+    assert provenance["used, reserved, left, state"]["as_of"] == one["as_of"]
+    assert provenance["outside the gate, tokens-month"]["as_of"] is None, "nobody asked UsageBox yet"
     usage = api.get("/v1/customers/acme/usage", meter="tokens").json()
     assert sum(point["used"] for point in usage["points"]) == 1000
 

@@ -64,6 +64,7 @@ def test_the_stop_is_on_the_customers_page_with_its_reason(product, screen):
     book = customer["usagebox"][0]
     assert book["enforced"] == book["recorded"] == 1000
     screen.see("1,000 tokens (100 %)")
+    screen.see("Where the numbers come from, and how old they are")
     screen.see("billing.hard-stop")
 
 

@@ -11,6 +11,7 @@ from mirror_world import DOCUMENT, now_us
 from spendgate.errors import SpendgateError
 from spendgate.keys import PARTITIONS
 from spendgate.limits.check import Grant
+from spendgate_daemon.api.provenance import provenance_of
 from spendgate_daemon.documents import load_document
 from spendgate_daemon.mirror.apply import CustomerTerms
 from spendgate_daemon.mirror.customers_file import CustomersFile
@@ -199,3 +200,29 @@ def test_a_broken_document_never_replaces_a_good_one(world, tmp_path):
     assert world.decide(8).outcome == "stop"
     with pytest.raises(SpendgateError):
         world.run(world.gate.decide("acme", "nope", 1))
+
+
+def test_each_number_says_where_it_comes_from_its_version_and_its_age(world):
+    world.put(plan="basic", caps={"tokens": 1000})
+    world.run(world.poll.poll_once())
+    world.used_elsewhere(7)
+    world.run(world.totals.read_once())
+
+    def rows():
+        found, totals = world.store.customers.get("acme"), world.store.usage.totals("acme")
+        return {row["number"]: row for row in provenance_of(found, world.snapshot(), totals)}
+
+    terms, outside, billed = "plan, status, caps, credits granted", "outside the gate, month", "billed, tokens"
+    first = rows()
+    assert (first[terms]["source"], first[terms]["version"]) == ("usagebox", "1")
+    assert (first["limits in force"]["source"], first["used, reserved, left, state"]["source"]) == (
+        "policy document", "this gate",
+    )  # fmt: skip
+    assert first[outside]["source"] == first[billed]["source"] == "UsageBox"
+    assert 0 <= first[outside]["age_seconds"] < 20
+    world.run(world.poll.poll_once())
+    assert rows()[terms]["as_of"] > first[terms]["as_of"], "compared again, with nothing changed"
+    assert rows()[outside]["as_of"] == first[outside]["as_of"]
+    world.put(caps={"tokens": 9})
+    world.run(world.poll.poll_once())
+    assert rows()[terms]["version"] == "2"

@@ -89,6 +89,7 @@ def _rest(customer_id: str) -> None:
     with right:
         _overrides(customer)
         _flags(customer)
+    _provenance(customer)
     _decisions(customer_id)
 
 
@@ -218,6 +219,21 @@ def _books(customer: dict[str, Any]) -> None:
             icon="▲",
         )
     st.caption("UsageBox lags by what is on its way there; usage recorded outside the gate is in all three.")
+
+
+def _provenance(customer: dict[str, Any]) -> None:
+    rows = customer["provenance"]
+    with st.expander("Where the numbers come from, and how old they are"):
+        st.dataframe(
+            {
+                "Number": [row["number"] for row in rows],
+                "From": [row["source"] for row in rows],
+                "Version": [row["version"] or "–" for row in rows],
+                "As of": [ago(instant(row["as_of"])) for row in rows],
+            },
+            hide_index=True,
+            alt="Source, version and age of each number on this page",
+        )
 
 
 def _overrides(customer: dict[str, Any]) -> None:

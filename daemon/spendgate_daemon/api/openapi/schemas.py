@@ -320,6 +320,9 @@ CUSTOMER: Final = extended(
     until=nullable(INSTANT),
     sentence=TEXT,
     usagebox=listed(_BOOK),
+    provenance=listed(
+        answer(number=TEXT, source=TEXT, version=nullable(TEXT), as_of=nullable(INSTANT), age_seconds=nullable(NUMBER))
+    ),
     as_of=INSTANT,
 )
 
@@ -497,6 +500,7 @@ SYNC: Final = answer(
         last_poll_at=nullable(INSTANT),
         age_seconds=nullable(NUMBER),
         cursor=nullable(TEXT),
+        totals_read_since=nullable(INSTANT) | {"description": "Everybody's usage outside the gate was read since."},
         customers=WHOLE,
         error=nullable(TEXT),
     ),

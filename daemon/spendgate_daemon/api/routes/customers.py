@@ -16,6 +16,7 @@ from spendgate.limits.result import LimitResult
 from spendgate.reasons import MICRO, rfc3339
 from spendgate.snapshot import Snapshot
 from spendgate_daemon.api.problems import invalid, not_found
+from spendgate_daemon.api.provenance import provenance_of
 from spendgate_daemon.api.reading import path_id
 from spendgate_daemon.api.routes.overrides import override_answer
 from spendgate_daemon.api.routes.query import Query
@@ -87,6 +88,7 @@ def handlers(services: Services) -> list[Any]:
             "until": rfc3339(until_us) if until_us else None,
             "sentence": sentence_of(snapshot),
             "usagebox": books,
+            "provenance": provenance_of(found, snapshot, totals),
             "as_of": rfc3339(now_us),
         }
 

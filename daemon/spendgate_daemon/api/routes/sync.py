@@ -69,6 +69,7 @@ async def _mirror(services: Services) -> dict[str, Any]:
     status = json.loads(text or "{}")
     last_poll_us = status.get("last_poll_us")
     age_us = max(0, services.now_us() - last_poll_us) if last_poll_us else None
+    _, totals_us = await asyncio.to_thread(services.store.customers.oldest_totals)
     return {
         "source": "usagebox",
         "host": status.get("host"),
@@ -77,6 +78,7 @@ async def _mirror(services: Services) -> dict[str, Any]:
         "last_poll_at": rfc3339(last_poll_us) if last_poll_us else None,
         "age_seconds": round(age_us / 1_000_000, 1) if age_us is not None else None,
         "cursor": await asyncio.to_thread(services.store.cursors.get, CURSOR),
+        "totals_read_since": rfc3339(totals_us) if totals_us else None,
         "error": status.get("error"),
     }
 
