@@ -53,6 +53,7 @@ def test_an_older_version_is_passed_over(world):
     old = CustomerTerms(customer_id="acme", name="Acme", plan="basic", caps={"tokens": 1}, version=4)
     assert world.run(world.applier.apply("usagebox", [old])) == 0
     assert world.snapshot().policy.limits[0].cap == 9
+    assert world.store.customers.get("acme").customer.version == 5
 
 
 def test_a_contract_of_no_zone_and_no_day_leaves_what_was_in_force(world):

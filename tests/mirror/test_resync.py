@@ -52,6 +52,14 @@ def test_who_is_gone_is_cancelled_by_the_second_complete_answer_and_kept(people)
     assert people.run(people.resync.run_once()) == 0, "once"
 
 
+def test_an_empty_answer_cancels_nobody_however_few_there_are(people):
+    for customer in "abc":
+        remove(people, customer)
+    for _ in range(3):
+        people.run(people.resync.run_once())
+    assert [status(people, customer) for customer in "abc"] == ["active"] * 3
+
+
 def test_who_is_named_again_is_back(people):
     remove(people, "b")
     for _ in range(2):

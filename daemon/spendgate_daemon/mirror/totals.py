@@ -101,8 +101,7 @@ class UsageTotals:
                 except UsageBoxUnavailable as exc:
                     TOTALS_READ.labels("unavailable").inc()
                     _log.warning("UsageBox gave no totals", customer_id=customer_id, error=str(exc))
-                    tuple(waiting)  # nobody goes on
-                    return
+                    return  # the others find out by themselves; what they have read until then is kept
                 except UsageBoxError as exc:
                     TOTALS_READ.labels("refused").inc()
                     _log.error("usage totals refused", customer_id=customer_id, error=str(exc))
