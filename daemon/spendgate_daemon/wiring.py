@@ -274,16 +274,16 @@ def _usagebox_jobs(
 def _document_job(settings: Settings, applier: Applier) -> Callable[[], Awaitable[int]]:
     """Put a changed policy document in force; compile all customers again once at the start."""
     file = DocumentFile(settings.policy_file) if settings.policy_file is not None else None
-    first = True
+    due = True  # also after a recompile that failed
 
     async def run() -> int:
-        nonlocal first
+        nonlocal due
         document = await asyncio.to_thread(file.changed) if file is not None else None
-        changed = document is not None and applier.book.replace(document)
-        if not changed and not first:
+        due |= document is not None and applier.book.replace(document)
+        if not due:
             return 0
         recompiled = await applier.recompile()
-        first = False
+        due = False
         return recompiled
 
     return run

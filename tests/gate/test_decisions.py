@@ -302,3 +302,16 @@ def test_no_redis_is_an_error_of_its_own(run):
     with pytest.raises(GateUnavailable):
         run(gate.decide("acme", "tokens", 1))
     run(gate.aclose())
+
+
+def test_a_redis_that_forgot_its_scripts_is_sent_them_once(house):
+    house.contract(policy_of(quota(10_000)))
+    house.decide(1)
+    house.redis.script_flush()
+    house.redis.config_resetstat()
+
+    async def many():
+        return await asyncio.gather(*(house.gate.decide("acme", "tokens", 1) for _ in range(500)))
+
+    assert all(decision.allowed for decision in house.run(many()))
+    assert house.redis.info("commandstats")["cmdstat_eval"]["calls"] == 1

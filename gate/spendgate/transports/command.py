@@ -27,6 +27,9 @@ class Command:
     def what(self) -> str:
         return f"script {self._script.name}" if self._script else "GET"
 
+    def same_script(self, other: Command) -> bool:
+        return self._script is not None and self._script is other._script
+
     def with_source(self) -> bytes:
         """The same with the whole script, for an answer of NOSCRIPT: that one did not run."""
         if self._script is None:

@@ -26,6 +26,8 @@ class MultiplexedTransport:
     def __init__(self, node: Node, sentinels: Sequence[Node] = ()) -> None:
         self._node = node
         self._sentinels = sentinels
+        self._loading: set[Command] = set()
+        """Commands on their way with their whole script."""
 
     async def run(self, script: Script, key: str, arguments: Sequence[Argument]) -> Any:
         return await self._ask(Command(key, script, arguments))
@@ -46,12 +48,25 @@ class MultiplexedTransport:
 
     async def _recover(self, command: Command, reply: Any, batch: Batch) -> Any:
         if code_of(reply) == "NOSCRIPT":
-            reply = await by_deadline(batch.deadline, self._node.submit(command.with_source()))
+            reply = await self._load(command, batch)
         if not isinstance(reply, ReplyError):
             return reply
         if code_of(reply) == "READONLY":
             self._node.retire(batch)
         raise error_of(reply, command.what, self._node.where)
+
+    async def _load(self, command: Command, batch: Batch) -> Any:
+        """The command with its whole script. Where that is on its way with another, this one only has to come after it: a
+        thousand callers of a Redis that has just forgotten its scripts would send megabytes otherwise."""
+        if any(each.same_script(command) for each in self._loading):
+            reply = await by_deadline(batch.deadline, self._node.submit(command.packed))
+            if not isinstance(reply, ReplyError) or code_of(reply) != "NOSCRIPT":
+                return reply
+        self._loading.add(command)
+        try:
+            return await by_deadline(batch.deadline, self._node.submit(command.with_source()))
+        finally:
+            self._loading.discard(command)
 
 
 async def by_deadline(deadline: float, *submitted: tuple[asyncio.Future[Any], Batch]) -> Any:
