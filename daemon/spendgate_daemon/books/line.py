@@ -75,11 +75,15 @@ class Line(msgspec.Struct, frozen=True):
         found = [*_enforced(self.enforced), *_billed(self.billed)]
         return [each for each in found if each.quantity]
 
+    @property
+    def differs(self) -> bool:
+        """Whether our own books do: what others recorded in UsageBox is told, and no difference between them."""
+        return any(each.cause != "external" for each in self.differences())
+
     def kept(self) -> Kept:
         """As the store keeps it."""
-        found = self.differences()
-        drifts = any(each.cause == "drift" for each in found)
-        return Kept(msgspec.json.encode(self).decode(), bool(found), drifts, self.compared_at_us)
+        drifts = any(each.cause == "drift" for each in self.differences())
+        return Kept(msgspec.json.encode(self).decode(), self.differs, drifts, self.compared_at_us)
 
     def drift(self, between: BookPair) -> int:
         """What nothing explains between two books."""

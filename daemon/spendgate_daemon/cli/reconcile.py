@@ -56,12 +56,12 @@ def _tell(outcomes: list[Outcome], left_out: dict[str, str], *, dry_run: bool) -
     console = Console(soft_wrap=True, highlight=False)
     for outcome in outcomes:
         for line in outcome.lines:
-            if line.differences():
+            if line.differs:
                 _print(console, line)
         for repair in outcome.repairs:
             console.print(f"  [yellow]{'would be put right' if dry_run else 'put right'}:[/] {escape(repair.message)}")
     lines = [line for outcome in outcomes for line in outcome.lines]
-    differ = sum(bool(line.differences()) for line in lines)
+    differ = sum(line.differs for line in lines)
     wrong = [outcome.customer_id for outcome in outcomes if outcome.unexplained]
     console.print(
         f"{len(outcomes):,} customers, {len(lines):,} lines: {len(lines) - differ:,} equal, {differ:,} differ."

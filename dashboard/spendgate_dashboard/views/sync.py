@@ -1,4 +1,4 @@
-"""Sync: how fresh the mirror is, what waits for each sink, and what a sink refused for good."""
+"""Sync: how fresh the mirror is, what waits for each sink, whether the books agree, and what a sink refused for good."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from spendgate_dashboard.books import show_books
 from spendgate_dashboard.dead_letters import show_dead_letters
 from spendgate_dashboard.formats import ago, instant, span
 from spendgate_dashboard.frame import api, banner, live
@@ -19,6 +20,7 @@ def show() -> None:
         live(_numbers)
 
     numbers()
+    live(show_books)
     # Not live: a row that somebody chose stays under his hand.
     live(lambda: show_dead_letters(api().get("/v1/sync")["relays"]))
 
