@@ -5,6 +5,9 @@ nothing, the place in the store that they lead to. Both become visible or neithe
 what is in it, whenever the one before him was killed, and goes on behind it: no message is lost, and who reads
 `read_committed` sees none twice. Opening also shuts out the one before, should he still live: Kafka lets only the last to
 open write under a transactional id.
+
+Kafka forgets the offset of a group that was idle for `offsets.retention.minutes`, 7 days by default. The store's own mark is
+the same by then, unless a daemon was killed between the two and nobody ran another for all of that time.
 """
 
 from __future__ import annotations
