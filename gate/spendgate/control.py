@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 import msgspec
@@ -325,6 +325,14 @@ class Control:
             raise NotPrepared(f"Redis holds no policy {digest}")
         return decode_policy(encoded)
 
+    async def keep_policies(self, partition: int, policies: Iterable[EffectivePolicy]) -> None:
+        """Put them where scripts find them, for what was decided under them. Idempotent."""
+        async with self._pipeline() as pipe:
+            for policy in policies:
+                pipe.set(f"{tag_of(partition)}policy:{policy.digest}", policy.encode())
+                pipe.set(f"{tag_of(partition)}rules:{policy.digest}", policy.rules())
+            await pipe.execute()
+
     async def outbox_length(self) -> int:
         """Entries that the store lacks, over all partitions."""
         async with self._pipeline() as pipe:
@@ -358,9 +366,13 @@ class Control:
         tag = tag_of(partition)
         return _checked(await self._transport.run(script, f"{tag}meta", [tag, *arguments]))
 
-    async def _write(self, script: Script, customer_id: str, arguments: Sequence[Argument]) -> Any:
+    async def run_for(self, script: Script, customer_id: str, arguments: Sequence[Argument]) -> Any:
+        """A script that is about a customer; what it answers, errors too."""
         tag = tag_of(partition_of(customer_id))
-        return _checked(await self._transport.run(script, counters_key(customer_id), [tag, customer_id, *arguments]))
+        return await self._transport.run(script, counters_key(customer_id), [tag, customer_id, *arguments])
+
+    async def _write(self, script: Script, customer_id: str, arguments: Sequence[Argument]) -> Any:
+        return _checked(await self.run_for(script, customer_id, arguments))
 
     async def _read(self, stream: str, cursors: Mapping[int, str], count: int, block_ms: int | None) -> StreamEntries:
         partition_of_key = {f"{tag_of(partition)}{stream}".encode(): partition for partition in cursors}

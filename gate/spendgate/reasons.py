@@ -115,6 +115,7 @@ REASONS: Final = {
     ),
     "allowed_in_outage": Reason("Redis does not answer; this is within what may pass meanwhile, and is settled later."),
     "settled": Reason("It passed while Redis did not answer, and is debited now."),
+    "corrected": Reason("What was committed is put right: the difference is debited, or taken back."),
     "committed": Reason("What was really used is debited; the rest of the reservation is free again."),
     "released": Reason("Nothing was used; the reservation is free again."),
     "expired": Reason("Nobody ended the reservation by its deadline; it is free again."),

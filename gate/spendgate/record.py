@@ -22,7 +22,7 @@ from spendgate.reservation import Facts, Finish, committed_quantities
 from spendgate.state import CustomerState, Override, OverrideSet, PolicyState, Standing
 
 Kind = Literal["decision", "finish", "standing", "denials", "repair", "restored", "snapshot"]
-FinishMode = Literal["commit", "release", "expire", "extend", "settle"]
+FinishMode = Literal["commit", "release", "expire", "extend", "settle", "correct"]
 
 
 class Result(msgspec.Struct, frozen=True, array_like=True):
@@ -39,7 +39,7 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
 
 class Record(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """`kind`: `decision`; `finish` (a reservation that ended or was extended, or what
-    passed in an outage and is debited now, by `mode`); `standing` (state or threshold
+    passed in an outage and is debited now, or what was debited and is put right, by `mode`); `standing` (state or threshold
     changed without an event); `denials` (`result.count` further denials of one rule in one second); `repair` (counters
     of reservations that did not add up); `restored` (Redis had lost what it knew of the customer, and holds what the store's
     records add up to); `snapshot` (never stored).
@@ -70,6 +70,16 @@ class Record(msgspec.Struct, frozen=True, array_like=True, dict=True):
     @property
     def overrides(self) -> tuple[Override, ...]:
         return self.override_set.overrides if self.override_set is not None else ()
+
+    @property
+    def debited(self) -> dict[str, int]:
+        """What counts as used because of it, by meter; below 0 where a correction takes something back. A reservation uses
+        nothing until it is committed."""
+        if self.event is None or self.result.outcome != "allow":
+            return {}
+        if self.kind == "finish" and self.reservation is not None:
+            return dict(self.reservation.committed)
+        return self.event.quantities if self.kind == "decision" and self.mode != "reserve" else {}
 
     def counters_by_limit(self, policy: EffectivePolicy) -> Counters:
         """By counter field; limits never used are absent. Raises ValueError when the policy is another one."""
@@ -116,6 +126,7 @@ def finish_of(record: Record, policy: EffectivePolicy) -> Finish:
         facts.effective_at_us,
         record.now_us,
         held=facts.deadline_us != 0,
+        corrects=record.mode == "correct",
     )
 
 
@@ -159,6 +170,9 @@ def _ends_as_planned(record: Record, policy: EffectivePolicy) -> bool:
     if facts is None or event is None:
         return False
     actual, committed = dict(facts.actual), dict(facts.committed)
+    if record.mode == "correct":
+        put_right = facts.correction
+        return put_right is not None and (committed, actual) == (put_right.delta, {put_right.meter: put_right.after})
     if record.mode == "commit":
         try:
             return committed == committed_quantities(policy.reservations, event.quantities, actual)

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Self
 
 import msgspec
 
+from spendgate.correction import Correction
 from spendgate.decide import check_limit, context_of
 from spendgate.errors import AboveReserved
 from spendgate.event import UsageEvent
@@ -22,8 +23,9 @@ from spendgate.policy import EffectivePolicy, ReservationTerms
 from spendgate.state import PolicyState
 
 Action = Literal["commit", "release", "extend"]
-ReservationStatus = Literal["open", "committed", "released", "expired", "settled"]
-"""`settled`: no reservation, but what a process let pass by itself in an outage."""
+ReservationStatus = Literal["open", "committed", "released", "expired", "settled", "corrected"]
+"""`settled`: no reservation, but what a process let pass by itself in an outage; `corrected`: none either, but what was
+committed before and is put right."""
 Quantities = tuple[tuple[str, int], ...]
 
 MAX_OPEN: Final = 100_000
@@ -33,7 +35,8 @@ MAX_OPEN: Final = 100_000
 class Facts(msgspec.Struct, frozen=True, array_like=True):
     """What a record says of its reservation. `effective_at_us` names the periods it counts in; `stream_id` is the
     entry that reserved (empty in that entry itself); `actual` is what the caller committed, `committed` what was
-    debited for it; both in the order of the meters' names."""
+    debited for it; both in the order of the meters' names. Of a correction, `stream_id` is the entry that is put right,
+    `actual` the right quantity and `committed` its difference to what counted before."""
 
     status: ReservationStatus
     effective_at_us: int
@@ -41,6 +44,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     stream_id: str
     committed: Quantities = ()
     actual: Quantities = ()
+    correction: Correction | None = None
 
 
 class OpenEntry(msgspec.Struct, frozen=True):
@@ -105,12 +109,14 @@ def finish(
     now_us: int,
     *,
     held: bool = True,
+    corrects: bool = False,
 ) -> Finish:
     """Debit `committed` of `event` in the periods of `effective_at_us`, and free what was reserved for it.
 
     `policy` is the one that was in force when it was reserved, so a downgrade honours it. `held` False: nothing is
-    reserved in the counters, because Redis has lost the reservation or the debit comes from an outage. Raises
-    InvalidEvent when a counter would leave its range.
+    reserved in the counters, because Redis has lost the reservation or the debit comes from an outage. `corrects`:
+    `committed` puts an earlier debit right, so its quantities may be negative, and it changes no counters but those that
+    still hold that debit. Raises InvalidEvent when a counter would leave its range.
     """
     committed_event = msgspec.structs.replace(event, quantities=dict(committed))
     ending = Ending(event if held else None, committed_event, effective_at_us, context_of(state, now_us))
@@ -124,6 +130,8 @@ def finish(
         counter: Any = None if stored == NOT_KEPT else stored
         touched = (held and amount_of(event, limit.meters)) or amount_of(committed_event, limit.meters)
         concerned = bool(touched) and applies(limit.match, event) and stored != NOT_KEPT
+        if corrects:
+            concerned = concerned and limit.keeps(counter, effective_at_us)
         if concerned:
             counter, names = limit.finish(counter, ending)
             crossed += [(limit.id, name) for name in names]

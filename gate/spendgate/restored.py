@@ -185,16 +185,22 @@ class Tally:
             self._before[field], self._fields[field] = older, newer
 
     def _debit(self, told: Told) -> None:
-        record, event = told.record, told.record.event
-        if event is None or record.result.outcome != "allow" or record.mode in ("reserve", "extend"):
-            return
-        facts = record.reservation if record.kind == "finish" else None
-        committed = dict(facts.committed) if facts is not None else event.quantities
-        if record.kind not in ("decision", "finish") or not committed:
+        record, event, committed = told.record, told.record.event, told.record.debited
+        if event is None or not committed:
             return
         at_us = _at_us(record)
         counters = self._counters_of(told, at_us)
-        after = finish(told.policy, record.state, counters, event, committed, at_us, record.now_us, held=False).counters
+        after = finish(
+            told.policy,
+            record.state,
+            counters,
+            event,
+            committed,
+            at_us,
+            record.now_us,
+            held=False,
+            corrects=record.mode == "correct",
+        ).counters
         for limit in told.policy.limits:
             field, key = counter_field(limit), _value_key(limit, told)
             if field not in after:

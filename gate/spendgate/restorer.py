@@ -6,7 +6,6 @@ rule for outages. Every step may be done again after a kill.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final, Literal
 
 import msgspec
@@ -82,7 +81,8 @@ class Restorer:
         overrides: OverrideSet | None,
     ) -> Attempt:
         """Make a customer what `restored` says, if the partition stands at `place` (epoch, sequence). `policy` is the one in
-        force; `state` None: nobody knows the customer. Policies that open reservations name are `keep_policies`' matter."""
+        force; `state` None: nobody knows the customer. Policies that open reservations name are kept by
+        `Control.keep_policies`."""
         status, sequence = await self._control.run(
             RESTORE,
             partition_of(customer_id),
@@ -98,18 +98,6 @@ class Restorer:
             ],
         )
         return Attempt("restored" if status == b"restored" else "moved", int(sequence))
-
-    async def keep_policies(self, partition: int, policies: Iterable[EffectivePolicy]) -> None:
-        """Put them where scripts find them. Idempotent."""
-        with own_errors():
-            await self._put_policies(partition, policies)
-
-    async def _put_policies(self, partition: int, policies: Iterable[EffectivePolicy]) -> None:
-        async with self._control.redis.pipeline(transaction=False) as pipe:
-            for policy in policies:
-                pipe.set(f"{tag_of(partition)}policy:{policy.digest}", policy.encode())
-                pipe.set(f"{tag_of(partition)}rules:{policy.digest}", policy.rules())
-            await pipe.execute()
 
     async def release(self, partition: int, stored_sequence: int) -> None:
         """Let it decide again. `stored_sequence` is how far the store has it in its epoch."""

@@ -9,13 +9,17 @@ from house import credits_limit, policy_of, quota, rate, state_of
 from redis_servers import SERVER_NAMES, find_redis_servers, start_redis, stop
 from requirements import require
 from spendgate import Gate, GateUnavailable, NotPrepared
+from spendgate.calls import settle_arguments
 from spendgate.control import Control
+from spendgate.correction import Correction
+from spendgate.corrector import Corrector, Original
 from spendgate.errors import ScriptFailed, TooManyReservations
 from spendgate.event import usage_event
 from spendgate.keys import counters_key, partition_of, tag_of
 from spendgate.limits import Concurrency
 from spendgate.record import decode_record
 from spendgate.reservation import MAX_OPEN
+from spendgate.script import SETTLE
 from spendgate.state import Override
 
 TAG = tag_of(partition_of("acme"))
@@ -31,7 +35,7 @@ POLICY = policy_of(
 EVENT = {"quantities": {"tokens": 10}, "metadata": {"agent": "a"}}
 KEYS = (
     *("counters:acme", "state:acme", "overrides:acme", "reservations:acme", "ends:acme", "meta", "outbox", "feed"),
-    *("changes", "hints", "expiring", "default", "seen", "ended", "per", f"rules:{POLICY.digest}"),
+    *("changes", "hints", "corrected:acme", "expiring", "default", "seen", "ended", "per", f"rules:{POLICY.digest}"),
 )
 
 
@@ -39,7 +43,7 @@ KEYS = (
 def reserved(house):
     """The house, with use of every kind and an open reservation."""
     assert house.contract(POLICY, granted_micro_credits=100_000)
-    house.decide(10, event_id="first", metadata={"agent": "b"})
+    house.given = house.decide(10, event_id="first", metadata={"agent": "b"})
     decision = house.run(house.gate.submit(usage_event("acme", event_id="open", **EVENT), mode="reserve"))
     house.reservation_id = decision.reservation_id
     return house
@@ -75,6 +79,18 @@ def read_external(house):
     return house.run(house.control.put_external("acme", "tokens-day", start, 1000, 10))
 
 
+def settle(house):
+    arguments = settle_arguments(usage_event("acme", event_id="away", **EVENT), 1, POLICY.digest, "journal", 1)
+    return house.run(house.control.run_for(SETTLE, "acme", arguments[2:]))
+
+
+def correct(house):
+    given = house.given
+    correction = Correction("c", given.decision_id, given.decision_id, "tokens", 10, 0, "ops", "a double count")
+    original = Original(given.event, POLICY, given.effective_at_us, given.stream_id)
+    return house.run(Corrector(house.control).correct(original, correction, (2**48, 0)))
+
+
 STEPS = {
     "decide": decide,
     "deny": deny,
@@ -84,6 +100,8 @@ STEPS = {
     "commit": lambda house: house.run(house.gate.commit(house.reservation_id, 700)),
     "release": lambda house: house.run(house.gate.release(house.reservation_id)),
     "extend": lambda house: house.run(house.gate.extend(house.reservation_id, 600)),
+    "settle": settle,
+    "correct": correct,
     "contract": contract,
     "override": override,
     "read external use": read_external,
@@ -128,7 +146,8 @@ def test_a_key_of_another_type_is_an_error_that_leaves_all_as_it_was(reserved, k
             reserved.redis.restore(name, 0, dumped)
     assert noticed, "no step has to do with it"
     if key in ("counters:acme", "state:acme", "overrides:acme", "meta", "outbox"):
-        expected = {"decide", "deny", "reserve", "exhaust", "commit", "release", "extend", "contract", "override"}
+        expected = {"decide", "deny", "reserve", "exhaust", "commit", "release", "extend", "settle", "correct"}
+        expected |= {"contract", "override"}
         assert noticed >= expected - ({"contract"} if key == "state:acme" else set())
 
 

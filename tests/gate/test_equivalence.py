@@ -24,6 +24,8 @@ from requirements import require
 from spendgate import script as scripts
 from spendgate.calls import decide_arguments, finish_arguments, settle_arguments
 from spendgate.control import FIRST_GENERATION
+from spendgate.correction import Correction
+from spendgate.corrector import Original, correct_arguments
 from spendgate.decide import context_of
 from spendgate.event import usage_event
 from spendgate.keys import counters_key, partition_of, tag_of
@@ -31,6 +33,7 @@ from spendgate.limits import NOT_KEPT, PerEvent, Quota, Rate, RateCounter, count
 from spendgate.limits.layout import pack_integers
 from spendgate.policy import EffectivePolicy
 from spendgate.record import agrees, decode_record
+from spendgate.reservation import Facts
 from spendgate.script import Script, script_of
 from spendgate.state import OverrideSet, PolicyState, Standing
 from spendgate.testing import PLAYS, MemoryRedis
@@ -55,6 +58,7 @@ USED = (
     scripts.SWEEP,
     scripts.SETTLE,
     scripts.REPAIR_RESERVED,
+    scripts.CORRECT,
 )
 
 
@@ -76,6 +80,7 @@ class Equivalence(RuleBasedStateMachine):
         self.now_us, self.version, self.generation, self.sequence = made.START_US, 0, 1, 0
         self.model = MemoryRedis(lambda: self.now_us, PLAYS)
         self.tokens: list[ReservationToken] = []
+        self.right: dict[tuple[str, str], int] = {}
         self.policies: list[EffectivePolicy] = []
         meta = {"epoch": EPOCH, "seq": 0, "full_at": 10**9, "generation": FIRST_GENERATION}
         self.client.hset(f"{TAG}meta", mapping=meta)
@@ -314,6 +319,43 @@ class Equivalence(RuleBasedStateMachine):
         self.model.full_at = len(self.model.outbox.get(TAG, [])) + room
         self.client.hset(f"{TAG}meta", "full_at", self.model.full_at)
 
+    # Corrections -----------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.model.outbox.get(TAG))
+    @rule(
+        index=st.integers(0, 30),
+        share=st.sampled_from([0, 0, 0, 0.5, 1.5, 40]),
+        read=st.sampled_from(["all", "all", "all", "nothing"]),
+        again=st.booleans(),
+    )
+    def correct(self, index, share, read, again):
+        """What was committed, a moment ago or periods ago, under a policy that may have changed since."""
+        entries = self.model.outbox[TAG]
+        stream_id, raw = entries[-1 - index % len(entries)]
+        record = decode_record(raw)
+        used = record.debited if record.mode != "correct" else {}
+        if not used:
+            return
+        meter = sorted(used)[index % len(used)]
+        before = self.right.get((stream_id, meter), used[meter])
+        after = min(10**12, int(used[meter] * share))
+        if after == before:
+            return
+        self.corrections += 1
+        correction = Correction(f"c{self.corrections}", "d", "d", meter, before, after, "ops", "counted twice")
+        facts = record.reservation
+        effective_at_us = facts.effective_at_us if facts is not None else record.now_us
+        original = Original(record.event, self.policy_named(record.policy), effective_at_us, stream_id)
+        read_up_to = tuple(map(int, entries[-1][0].split("-"))) if read == "all" else (0, 0)
+        arguments = correct_arguments(original, correction, read_up_to)
+        reply = self.execute(scripts.CORRECT, *arguments)
+        if reply[0] == b"corrected":
+            self.right[stream_id, meter] = after
+            if again:
+                assert self.execute(scripts.CORRECT, *arguments)[0] == b"repeated"
+
+    corrections = 0
+
     # Reservations ----------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.tokens)
@@ -416,8 +458,10 @@ def plain(reply):
         reply[0] == b"duplicate" and len(reply) == 6
     ):
         return [*reply[:4], decode_record(reply[4]), *reply[5:]]
+    if reply[0] in (b"corrected", b"repeated"):
+        return [*reply[:2], decode_record(reply[2])]
     if len(reply) == 4 and reply[0] in (b"ended", b"extended", b"duplicate"):
-        return [*reply[:2], msgspec.msgpack.decode(reply[2]), reply[3]]
+        return [*reply[:2], msgspec.msgpack.decode(reply[2], type=tuple[str, Facts]), reply[3]]
     return reply
 
 

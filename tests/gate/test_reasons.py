@@ -14,12 +14,14 @@ import pytest
 import spendgate
 from house import DENY_UNKNOWN, credits_limit, per_event, policy_of, quota, rate
 from spendgate.calls import settle_arguments
+from spendgate.correction import Correction
+from spendgate.corrector import Original, correct_arguments
 from spendgate.limits import Concurrency, OpenCounter
 from spendgate.local_time import local_text
 from spendgate.outage import Outage
 from spendgate.policy import ReservationTerms
 from spendgate.reasons import REASONS
-from spendgate.script import PUT_EXTERNAL, REPAIR_RESERVED, SETTLE
+from spendgate.script import CORRECT, PUT_EXTERNAL, REPAIR_RESERVED, SETTLE
 from spendgate.state import Override
 from spendgate.testing import FakeGate, SyncMemoryTransport
 from spendgate.testing.fake import START
@@ -155,6 +157,16 @@ def settled():
     return gate
 
 
+def corrected():
+    gate = known(quota())
+    given = ask(gate, 5)
+    correction = Correction("c1", given.decision_id, given.decision_id, "tokens", 5, 0, "ops", "a double count")
+    original = Original(given.event, given.policy, given.effective_at_us, given.stream_id)
+    tag = tag_of(spendgate.keys.partition_of("acme"))
+    gate.redis.run(CORRECT, [tag, "acme", *correct_arguments(original, correction, (0, 0))])
+    return gate
+
+
 def repaired():
     gate = known(RUNS)
     gate.redis.customer("acme").counters["concurrency:open-runs"] = OpenCounter(1)
@@ -193,6 +205,7 @@ GIVEN = {
     "allowed_in_outage": lambda: in_an_outage(1),
     "outage": lambda: in_an_outage(2),
     "settled": settled,
+    "corrected": corrected,
     "repaired": repaired,
     "external": outside_the_gate,
     "standing": reset,
@@ -287,13 +300,13 @@ def test_every_code_in_the_table_can_be_given():
 
 
 def test_every_code_that_the_scripts_give_is_in_the_table():
-    assert codes_in_scripts() | {"settled"} == set(REASONS) - IN_AN_OUTAGE
+    assert codes_in_scripts() | {"settled", "corrected"} == set(REASONS) - IN_AN_OUTAGE
 
 
 def test_every_code_of_the_definition_is_in_the_table():
     codes = codes_in_definition()
     assert codes < set(REASONS)
-    given_by_scripts = {"settled", "repaired", "external", "standing"}
+    given_by_scripts = {"settled", "corrected", "repaired", "external", "standing"}
     assert set(REASONS) - codes == ENDS | IN_AN_OUTAGE | RESTORED | given_by_scripts
 
 

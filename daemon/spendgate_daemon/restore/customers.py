@@ -53,7 +53,7 @@ class CustomerRestore:
         read = await asyncio.to_thread(self.read, customer_id, carried_epoch)
         if read is None:
             return Attempt("restored", place[1])
-        await self._restorer.keep_policies(partition_of(customer_id), read.honoured)
+        await self._control.keep_policies(partition_of(customer_id), read.honoured)
         return await self._restorer.restore(customer_id, place, read.restored, read.state, read.policy, read.overrides)
 
     def read(self, customer_id: str, carried_epoch: int | None = None) -> Everything | None:

@@ -93,6 +93,10 @@ class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="ki
             return counter, ()
         return OpenCounter(max(0, counter.open - 1 if counter is not None else 0)), ()
 
+    def keeps(self, counter: OpenCounter | None, at_us: int) -> bool:  # noqa: ARG002
+        """Never: it counts nothing that was used."""
+        return False
+
     def held(self, event: UsageEvent) -> int:
         """A place."""
         return int(amount_of(event, self.meters) > 0)

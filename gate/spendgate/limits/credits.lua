@@ -70,7 +70,9 @@ local function debit(rule, counter, cost, customer, at_us)
     refuse('counter_full', rule[2])
   end
   counter.used = max(0, counter.used + cost)
-  if customer.grants then
+  if cost < 0 then
+    use('grants').give_back(counter)
+  elseif customer.grants then
     use('grants').burn(counter, cost, granted_for_good(rule, customer), customer, at_us)
   end
 end
@@ -139,6 +141,11 @@ local function read_external(rule, raw, amount, requested_at_us, customer)
   return write(counter)
 end
 
+-- A wallet has no period.
+local function keeps()
+  return true
+end
+
 local function held(rule, _, reservation)
   return cost_of(rule, reservation.quantities, reservation.metadata) or 0
 end
@@ -154,5 +161,6 @@ local function holding(raw, reserved)
 end
 
 return {
-  check = check, finish = finish, read_external = read_external, held = held, holds = holds, holding = holding,
+  check = check, finish = finish, read_external = read_external, keeps = keeps, held = held, holds = holds,
+  holding = holding,
 }

@@ -180,6 +180,8 @@ class Credits(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
     def _debited(self, counter: WalletCounter, cost: int, context: Context, at_us: int) -> WalletCounter:
         used = max(0, checked_sum(counter.used, cost, self.id))
         counter = msgspec.structs.replace(counter, used=used)
+        if cost < 0:
+            return give_back(counter)
         if not context.grants:
             return counter
         return burn(counter, cost, context.grants, self._granted(context), at_us)
@@ -195,6 +197,10 @@ class Credits(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
         counter = msgspec.structs.replace(counter, reserved=max(0, counter.reserved - held))
         cost = self.cost_of(ending.committed) or 0
         return self._debited(counter, cost, ending.context, ending.effective_at_us), ()
+
+    def keeps(self, counter: WalletCounter | None, at_us: int) -> bool:  # noqa: ARG002
+        """See `Quota.keeps`: a wallet has no period."""
+        return counter is not None
 
     def held(self, event: UsageEvent) -> int:
         """What a reservation of this event holds; nothing where a weight is missing."""
@@ -223,6 +229,19 @@ def burn(counter: WalletCounter, cost: int, grants: Sequence[Grant], granted: in
         if units:
             burnt.append((grant.id, units))
     return msgspec.structs.replace(counter, burnt=tuple(burnt), external_seen=counter.external, covered=covered)
+
+
+def give_back(counter: WalletCounter) -> WalletCounter:
+    """After `used` went down: grants cover no more than what was used at all, and those burnt last get theirs back first.
+    So everything is as if less had been used; what a grant gets back that has expired is gone with it."""
+    surplus = max(0, counter.covered - counter.used - counter.external_seen)
+    rest, burnt = surplus, []
+    for grant_id, units in reversed(counter.burnt):
+        back = min(units, rest)
+        rest -= back
+        if units > back:
+            burnt.append((grant_id, units - back))
+    return msgspec.structs.replace(counter, burnt=tuple(reversed(burnt)), covered=counter.covered - surplus)
 
 
 _burnt_decoder = msgspec.msgpack.Decoder(tuple[tuple[str, int], ...])

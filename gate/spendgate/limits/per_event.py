@@ -65,6 +65,10 @@ class PerEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind"
     def finish(self, counter: None, ending: Ending) -> tuple[None, tuple[str, ...]]:  # noqa: ARG002
         return counter, ()
 
+    def keeps(self, counter: None, at_us: int) -> bool:  # noqa: ARG002
+        """Never: there is nothing to keep."""
+        return False
+
     def held(self, event: UsageEvent) -> int:  # noqa: ARG002
         """Nothing: it keeps no count of what is reserved."""
         return 0

@@ -120,6 +120,11 @@ local function finish(rule, held, amount, raw, _, at)
   return packed(COUNTER, start, used, external, external_at_us, reserved, stale_us, stale_used, #fired, fired), crossed
 end
 
+-- Whether the counter still holds what was debited at `at` (seconds).
+local function keeps(rule, raw, at)
+  return unpacked('>I5', raw) == period_at(rule[OWN], rule[OWN + 1], at)
+end
+
 -- What a reservation of `amount` holds.
 local function held(_, amount)
   return amount
@@ -138,5 +143,6 @@ local function holding(raw, reserved, period_start)
 end
 
 return {
-  check = check, finish = finish, read_external = read_external, held = held, holds = holds, holding = holding,
+  check = check, finish = finish, read_external = read_external, keeps = keeps, held = held, holds = holds,
+  holding = holding,
 }

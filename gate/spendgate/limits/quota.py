@@ -142,6 +142,10 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", t
         freed = msgspec.structs.replace(current, reserved=max(0, current.reserved - held))
         return self.used(freed, amount_of(ending.committed, self.meters))
 
+    def keeps(self, counter: PeriodCounter | None, at_us: int) -> bool:
+        """Whether the counter still holds what was debited at `at_us`."""
+        return counter is not None and self.counter_at(counter, at_us)[0] is counter
+
     def held(self, event: UsageEvent) -> int:
         """What a reservation of this event holds."""
         return amount_of(event, self.meters)

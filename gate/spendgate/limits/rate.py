@@ -125,6 +125,10 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", ta
             debt = max(0, min(self.ceiling, debt + more * self.per_us))
         return RateCounter(max(ending.context.now_us, counter.updated_us), debt), ()
 
+    def keeps(self, counter: RateCounter | None, at_us: int) -> bool:  # noqa: ARG002
+        """Never: a debt is of now, and what was debited has melted."""
+        return False
+
     def held(self, event: UsageEvent) -> int:  # noqa: ARG002
         """Nothing: it keeps no count of what is reserved."""
         return 0

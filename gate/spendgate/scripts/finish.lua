@@ -1,6 +1,6 @@
 -- A debit that comes later than it took effect: a reservation that ends, or what an outage let pass. Twin of `finish` in
--- reservation.py. `ending`: {held or false, committed, metadata, effective_at_us}. Writes the record and the counters of
--- the periods that were open then; gives the record's id. The standing is the caller's.
+-- reservation.py. `ending`: {held or false, committed, metadata, effective_at_us, corrects}. Writes the record and the
+-- counters of the periods that were open then; gives the record's id. The standing is the caller's.
 local events = use('events')
 
 local function counter_of(customer, index, rule, ending, at, places)
@@ -29,9 +29,10 @@ return function(customer, ending, kind, mode, reason, event_raw, facts_raw)
     if concerned or not rule[8] then
       local raw = counter_of(customer, index, rule, ending, at, places)
       customer.counters[index] = raw
-      if concerned and raw ~= '' then
-        local names
-        after[index], names = use(rule[1]).finish(rule, held, amount, raw, customer, at, ending)
+      local kind, names = use(rule[1]), nil
+      local keeps = not ending.corrects or raw and raw ~= '' and kind.keeps and kind.keeps(rule, raw, at)
+      if concerned and keeps and raw ~= '' then
+        after[index], names = kind.finish(rule, held, amount, raw, customer, at, ending)
         for _, name in ipairs(names or {}) do
           crossed = crossed or {}
           crossed[#crossed + 1] = { rule[2], name }

@@ -46,6 +46,21 @@ local function burn(counter, cost, granted_for_good, customer, at_us)
   counter.burnt, counter.external_seen = burnt, counter.external
 end
 
+-- After `used` went down: they cover no more than what was used at all, and those burnt last get theirs back first.
+local function give_back(counter)
+  local surplus = max(0, counter.covered - counter.used - counter.external_seen)
+  local rest, burnt = surplus, {}
+  for index = #counter.burnt, 1, -1 do
+    local grant_id, units = unpack(counter.burnt[index])
+    local back = min(units, rest)
+    rest = rest - back
+    if units > back then
+      table.insert(burnt, 1, { grant_id, units - back })
+    end
+  end
+  counter.burnt, counter.covered = burnt, counter.covered - surplus
+end
+
 -- When the next one expires that a limit of this customer looks at; nil when none will.
 local function next_expiry(customer)
   local counts, first = false, nil
@@ -61,4 +76,4 @@ local function next_expiry(customer)
   return first
 end
 
-return { left_of = left_of, burn = burn, next_expiry = next_expiry }
+return { left_of = left_of, burn = burn, give_back = give_back, next_expiry = next_expiry }

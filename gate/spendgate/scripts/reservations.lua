@@ -160,11 +160,13 @@ local function committed_of(above, held, actual)
   return committed
 end
 
--- Before the first write of an end or an extension; see customer.probe.
-local function probe(customer, identity)
+-- Before the first write of an end or an extension, and of a late debit, which has no identity; see customer.probe.
+function reservations.probe(customer, identity)
   use('customer').probe(customer)
   call('ZCARD', ends_key(customer))
-  use('memory').recall(customer, 'ended', identity)
+  if identity then
+    use('memory').recall(customer, 'ended', identity)
+  end
 end
 
 -- Ends a reservation: counters of the periods it named, the record, and the memory of how it ended. `held` false: Redis
@@ -178,7 +180,7 @@ function reservations.finish(customer, reservation, mode, reason, actual, held)
     held = held and reservation.quantities, committed = committed, metadata = reservation.metadata,
     effective_at_us = reservation.effective_at_us,
   }
-  probe(customer, reservation.identity)
+  reservations.probe(customer, reservation.identity)
   local id = use('finish')(view, ending, 'finish', mode, reason, reservation.event_raw, pack(facts))
   call('HDEL', open_key(customer), reservation.event_id)
   call('ZREM', ends_key(customer), reservation.event_id)
@@ -216,7 +218,7 @@ function reservations.extend(customer, reservation, by_us)
     refuse('extension_too_long', string.format('%.0f', latest_us))
   end
   reservation.deadline_us = math.max(reservation.deadline_us, customer.now_us + by_us)
-  probe(customer, reservation.identity)
+  reservations.probe(customer, reservation.identity)
   local about, facts = use('customer'), reservations.facts('open', reservation)
   local result = about.result('allow', 'extended', '', '', customer.standing.state)
   local id =

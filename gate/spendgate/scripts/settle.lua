@@ -48,7 +48,7 @@ return answer(function()
   }
   local facts = reservations.facts('settled', granted, event[1], event[1])
   local ending = { held = false, committed = event[1], metadata = event[2], effective_at_us = effective_at_us }
-  about.probe(view)
+  reservations.probe(view)
   local id = use('finish')(view, ending, 'finish', 'settle', 'settled', event_raw, cmsgpack.pack(facts))
   memory.keep(
     customer, 'seen', identity,

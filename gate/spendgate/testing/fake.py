@@ -14,6 +14,7 @@ from spendgate.policy import EffectivePolicy
 from spendgate.record import Record, decode_record
 from spendgate.script import PUT_OVERRIDES, PUT_STATE, SWEEP, Script
 from spendgate.state import Override, OverrideSet, PolicyState, Status, burn_order
+from spendgate.testing.correcting import play_correct
 from spendgate.testing.deciding import play_decide
 from spendgate.testing.memory import MemoryRedis, Play
 from spendgate.testing.repairing import play_repair_reserved
@@ -43,6 +44,7 @@ PLAYS: Final[dict[str, Play]] = {
     "sweep": play_sweep,
     "repair_reserved": play_repair_reserved,
     "settle": play_settle,
+    "correct": play_correct,
     "hold_slot": play_hold_slot,
 }
 """Scripts by name."""

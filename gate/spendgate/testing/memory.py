@@ -101,6 +101,10 @@ class MemoryRedis:
         entries.append((stream_id, msgspec.msgpack.encode(record)))
         return stream_id
 
+    def entry(self, customer: Customer, stream_id: str) -> bytes | None:
+        """What stands there in the outbox; None for nothing."""
+        return dict(self.outbox.get(tag_of(partition_of(customer.id)), [])).get(stream_id)
+
     def record(
         self,
         customer: Customer,

@@ -62,6 +62,7 @@ class Customer(msgspec.Struct):
     ended: dict[tuple[int, bytes], Ended] = msgspec.field(default_factory=dict)
     open: dict[str, OpenEntry] = msgspec.field(default_factory=dict)
     ends: dict[str, int] = msgspec.field(default_factory=dict)
+    last_correction: tuple[str, str] | None = None
 
     @property
     def known(self) -> bool:

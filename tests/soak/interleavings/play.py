@@ -46,6 +46,7 @@ _PLAYED: Final = (
     scripts.SWEEP,
     scripts.SNAPSHOT,
     scripts.RESERVED,
+    scripts.CORRECT,
 )
 _NEVER_US: Final = 10**15
 
