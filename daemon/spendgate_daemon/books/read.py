@@ -19,7 +19,7 @@ from spendgate.policy import EffectivePolicy
 from spendgate.record import Record, decode_record
 from spendgate.snapshot import Snapshot
 from spendgate_daemon.books.line import Billed, Enforced, Line
-from spendgate_daemon.relays.extract import debited, effective_at_us
+from spendgate_daemon.relays.extract import effective_at_us
 from spendgate_daemon.relays.store_relay import CURSOR_PREFIX, place_of
 from spendgate_daemon.store import Store
 from spendgate_daemon.store.books import Period, Waiting
@@ -193,7 +193,7 @@ def _counts(policy: EffectivePolicy, period: Period, now_us: int) -> bool | None
 def _debited_in(record: Record, period: Period) -> int:
     if not period.start_seconds * 1_000_000 <= effective_at_us(record) < period.end_seconds * 1_000_000:
         return 0
-    return sum(quantity for meter, quantity in debited(record).items() if meter in period.meters)
+    return sum(quantity for meter, quantity in record.debited.items() if meter in period.meters)
 
 
 def _spans(periods: Iterable[Period]) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +14,8 @@ from spendgate.policy import EffectivePolicy
 from spendgate.reasons import quantity_text
 from spendgate.record import Record, verdict_of
 from spendgate.snapshot import snapshot_of
+from spendgate_daemon.relays.corrected import correction_of, told
+from spendgate_daemon.store.corrections import StoredCorrection
 from spendgate_daemon.store.database import without_nul
 from spendgate_daemon.store.guardrail_events import GuardrailEvent
 from spendgate_daemon.store.usage import HOUR_SECONDS, MINUTE_SECONDS
@@ -28,6 +30,7 @@ class Extract(msgspec.Struct, frozen=True):
     usage: list[dict[str, Any]]
     events: list[GuardrailEvent]
     rollups: list[dict[str, Any]]
+    correction: StoredCorrection | None
 
 
 def extract(decision_id: str, record: Record, policy: EffectivePolicy, encoded: bytes) -> Extract:
@@ -50,10 +53,11 @@ def extract(decision_id: str, record: Record, policy: EffectivePolicy, encoded: 
         "verified": None,
         "record": encoded,
     }
-    used = debited(record)
+    used = record.debited
     return Extract(
         decision=decision,
         usage=_usage(decision_id, record, policy, used),
+        correction=correction_of(decision_id, record, policy),
         events=_restored(decision_id, record)
         or _repairs(decision_id, record, policy)
         or _events(decision_id, record, policy),
@@ -70,25 +74,23 @@ def _quantities(record: Record) -> dict[str, int]:
     return record.event.quantities
 
 
-def debited(record: Record) -> dict[str, int]:
-    """What was used. A reservation uses nothing until it is committed."""
-    uses = record.kind == "finish" or (record.kind == "decision" and record.mode != "reserve")
-    return _quantities(record) if uses and record.result.outcome == "allow" else {}
-
-
 def effective_at_us(record: Record) -> int:
     """The instant that the debit counts at, here and in UsageBox."""
     return record.reservation.effective_at_us if record.reservation is not None else record.now_us
+
+
+def usage_id_of(decision_id: str, meter: str, used: Collection[str]) -> str:
+    """What the usage of one meter is called here and in UsageBox; `used` are all meters of the decision."""
+    return f"{decision_id}:{meter}" if len(used) > 1 else decision_id
 
 
 def _usage(decision_id: str, record: Record, policy: EffectivePolicy, used: dict[str, int]) -> list[dict[str, Any]]:
     event = record.event
     if event is None:
         return []
-    several = len(used) > 1
     return [
         {
-            "event_id": f"{decision_id}:{meter}" if several else decision_id,
+            "event_id": usage_id_of(decision_id, meter, used),
             "decision_id": decision_id,
             "customer_id": record.customer_id,
             "meter": meter,
@@ -105,6 +107,11 @@ def _events(decision_id: str, record: Record, policy: EffectivePolicy) -> list[G
     result, before = record.result, record.standing.state
     override_id = result.override_id or None
     events: list[tuple[str, str | None, str | None, str | None, str | None, str]] = []
+    corrected = correction_of(decision_id, record, policy)
+    if corrected is not None:
+        events.append(
+            ("corrected", None, None, None, None, f"{corrected.meter} of {corrected.corrects} {told(corrected)}")
+        )
     for limit_id, name in result.crossed:
         kind = "overage_started" if name == "overage" else "threshold_crossed"
         message = (

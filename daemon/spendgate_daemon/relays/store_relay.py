@@ -221,6 +221,7 @@ class StoreRelay:
                     for position, event_id, at_us in usage
                 ],
             )
+            store.corrections.insert(connection, [each.correction for each in new if each.correction is not None])
             events = [event for each in new for event in each.events]
             positions = store.guardrail_events.insert(connection, events)
             store.deliveries.insert(

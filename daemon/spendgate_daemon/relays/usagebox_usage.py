@@ -25,7 +25,14 @@ from spendgate_daemon.relays.usagebox_lookup import is_old, look_up
 from spendgate_daemon.store import Store
 from spendgate_daemon.store.deliveries import Delivery
 from spendgate_daemon.store.usage import UsageEventRow
-from spendgate_daemon.usagebox import NotInDialect, UsageBox, UsageBoxError, UsageBoxRefused, UsageEvent
+from spendgate_daemon.usagebox import (
+    CorrectionRef,
+    NotInDialect,
+    UsageBox,
+    UsageBoxError,
+    UsageBoxRefused,
+    UsageEvent,
+)
 
 BATCH: Final = 500
 AT_ONCE: Final = Batching(BATCH, 0)
@@ -89,7 +96,8 @@ class UsageBoxUsageRelay:
         try:
             rows = await self._without_known(rows, due, run)
             await self._mark(rows, "attempted", attempted_at_us=self._now_us())
-            await self._send(rows, run)
+            await self._send([row for row in rows if row.corrects is None], run)
+            await self._send_corrections([row for row in rows if row.corrects is not None], run)
         except UsageBoxError as exc:
             error = f"{type(exc).__name__}: {exc}"[:500]
             due_us = self._backoff.fail(self._now_us(), exc)
@@ -145,6 +153,14 @@ class UsageBoxUsageRelay:
         else:
             run.refused.append((rows[0], fault))
 
+    async def _send_corrections(self, rows: Sequence[UsageEventRow], run: Run) -> None:
+        """What somebody put right. A dialect without words for it must not hold up the usage beside it."""
+        try:
+            await self._send(rows, run)
+        except NotInDialect as exc:
+            for row in rows:
+                await self._bury(row, str(exc), run)
+
     async def _fault(self, rows: Sequence[UsageEventRow], run: Run) -> str | None:
         """Send these. Why some of them were not taken; None when each has been dealt with."""
         try:
@@ -168,7 +184,8 @@ class UsageBoxUsageRelay:
 
     async def _correct(self, run: Run) -> None:
         """Send as corrections what was refused because its period is closed; the rest stays refused."""
-        late = await in_closed_periods(self._usagebox, [row for row, _ in run.refused])
+        refused = [row for row, _ in run.refused if row.corrects is None]
+        late = await in_closed_periods(self._usagebox, refused)
         if not late:
             return
         positions = {row.position for row in late}
@@ -206,6 +223,9 @@ class UsageBoxUsageRelay:
         run.dead += 1
 
     def _event(self, row: UsageEventRow, *, corrects: bool = False) -> UsageEvent:
+        put_right = None
+        if row.corrects is not None:
+            put_right = CorrectionRef(row.corrects, row.correction_reason or "")
         event = UsageEvent(
             event_id=row.event_id,
             account_id=row.customer_id,
@@ -215,6 +235,8 @@ class UsageBoxUsageRelay:
             timestamp_ms=row.at_us // 1000,
             source=self._source,
             model_id=row.model,
+            kind="Usage" if put_right is None else "Correction",
+            correction_ref=put_right,
         )
         return correction_of(event) if corrects else event
 

@@ -15,7 +15,7 @@ from spendgate_daemon.store.schema import guardrail_events
 
 class GuardrailEvent(msgspec.Struct, frozen=True, kw_only=True):
     """`kind`: stopped, throttled, resumed, suspended, threshold_crossed, overage_started, override_on, override_off,
-    repair, delivery_discarded."""
+    repair, delivery_discarded, corrected."""
 
     id: str
     customer_id: str

@@ -271,6 +271,26 @@ overrides = Table(
 Index("ix_overrides_customer_id", overrides.c.customer_id)
 Index("ix_overrides_ended_expires_at_us", overrides.c.ended, overrides.c.expires_at_us)
 
+corrections = Table(
+    "corrections",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=True),
+    Column("decision_id", String(64), nullable=False, unique=True),
+    Column("correction_id", String(64), nullable=False),
+    Column("corrects", String(64), nullable=False),
+    Column("usage_id", String(256), nullable=False),
+    Column("customer_id", String(256), nullable=False),
+    Column("meter", String(256), nullable=False),
+    Column("unit", String(64), nullable=False),
+    Column("before", BigInteger, nullable=False),
+    Column("after", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+)
+Index("ix_corrections_corrects", corrections.c.corrects, corrections.c.position)
+Index("ix_corrections_correction_id", corrections.c.correction_id)
+
 api_keys = Table(
     "api_keys",
     metadata,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from spendgate_daemon.store.books import Books
+from spendgate_daemon.store.corrections import Corrections
 from spendgate_daemon.store.cursors import Cursors
 from spendgate_daemon.store.customers import Customers
 from spendgate_daemon.store.database import Database
@@ -27,6 +28,7 @@ class Store:
         self.database = database
         self.books = Books(database)
         self.customers = Customers(database)
+        self.corrections = Corrections(database)
         self.cursors = Cursors(database)
         self.decisions = Decisions(database)
         self.streams = Streams(database)

@@ -9,15 +9,20 @@ import msgspec
 import sqlalchemy as sa
 
 from spendgate_daemon.store.database import Database
-from spendgate_daemon.store.schema import external_usage, rollups, usage_events, usagebox_totals
+from spendgate_daemon.store.schema import corrections, external_usage, rollups, usage_events, usagebox_totals
 
 MINUTE_SECONDS = 60
 HOUR_SECONDS = 3600
 MAX_POINTS = 2000
 
+_EVENTS = sa.select(
+    usage_events, corrections.c.usage_id.label("corrects"), corrections.c.reason.label("correction_reason")
+).join_from(usage_events, corrections, corrections.c.decision_id == usage_events.c.decision_id, isouter=True)
+
 
 class UsageEventRow(msgspec.Struct, frozen=True):
-    """One meter of an allowed decision, as it is sent to UsageBox."""
+    """One meter of an allowed decision, as it is sent to UsageBox. `corrects` is the usage event that this one puts right
+    by its quantity, which may be below 0; None for what was used."""
 
     position: int
     event_id: str
@@ -28,6 +33,8 @@ class UsageEventRow(msgspec.Struct, frozen=True):
     unit: str
     model: str | None
     at_us: int
+    corrects: str | None = None
+    correction_reason: str | None = None
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -69,12 +76,11 @@ class Usage:
         return found
 
     def by_positions(self, positions: Sequence[int]) -> list[UsageEventRow]:
-        query = sa.select(usage_events).where(usage_events.c.position.in_(positions)).order_by(usage_events.c.position)
-        return self._events(query)
+        return self._events(_EVENTS.where(usage_events.c.position.in_(positions)).order_by(usage_events.c.position))
 
     def after(self, position: int, limit: int) -> list[UsageEventRow]:
         """In the order they were stored."""
-        ahead = sa.select(usage_events).where(usage_events.c.position > position)
+        ahead = _EVENTS.where(usage_events.c.position > position)
         return self._events(ahead.order_by(usage_events.c.position).limit(limit))
 
     def newest_position(self) -> int:

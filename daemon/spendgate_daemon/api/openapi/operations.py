@@ -120,6 +120,24 @@ DECISIONS: Final = (
         scope="read",
         answers={"200": known("StoredDecision")},
     ),
+    Operation(
+        method="post",
+        path="/v1/decisions/{decision_id}/corrections",
+        name="correctDecision",
+        summary="Put right what was committed under a decision; the original stays",
+        scope="admin",
+        headers={"Idempotency-Key": "A repeated request with the same key makes one correction."},
+        body=known("NewCorrection"),
+        answers={"201": known("MadeCorrection"), "200": known("MadeCorrection")},
+    ),
+    Operation(
+        method="get",
+        path="/v1/decisions/{decision_id}/corrections",
+        name="listCorrections",
+        summary="Corrections of a decision, the oldest first",
+        scope="read",
+        answers={"200": known("Corrections")},
+    ),
 )
 
 _FINISHED: Final = known("FinishedReservation")

@@ -259,6 +259,44 @@ _DELIVERY: Final = answer(
     correction_id=nullable(TEXT),
 )
 
+NEW_CORRECTION: Final = request(
+    "quantity",
+    "reason",
+    meter=text(1, MAX_ID_BYTES) | {"description": "Of the decision; left out where it has only one."},
+    quantity=whole(0, MAX_QUANTITY) | {"description": "What it really was; 0 voids it."},
+    reason=text(MIN_REASON, MAX_REASON),
+)
+
+CORRECTION_ROW: Final = answer(
+    decision_id=TEXT | {"description": "Names the correction's own record."},
+    corrects=TEXT | {"description": "The original decision."},
+    customer_id=TEXT,
+    meter=TEXT,
+    unit=TEXT,
+    before=WHOLE | {"description": "What counted until then, after earlier corrections."},
+    after=WHOLE,
+    reason=TEXT,
+    created_by=TEXT,
+    created_at=INSTANT,
+    message=TEXT,
+)
+
+CORRECTION: Final = extended(
+    "CorrectionRow",
+    limits=listed(
+        answer(
+            limit_id=TEXT,
+            unit=TEXT,
+            period_start=nullable(INSTANT) | {"description": "Null for a wallet, which has no periods."},
+            value=nullable(TEXT),
+            before=nullable(WHOLE),
+            after=nullable(WHOLE),
+            counted=BOOLEAN
+            | {"description": "False: the counter of that period is kept no longer, so only the books changed."},
+        )
+    ),
+)
+
 STORED_DECISION: Final[Shape] = {
     "allOf": [
         {"anyOf": [known("Decision"), known("DecisionRow")]},
@@ -270,6 +308,7 @@ STORED_DECISION: Final[Shape] = {
             mismatch=BOOLEAN,
             deliveries=listed(_DELIVERY),
             end=nullable(extended("Reservation", decision_id=TEXT, at=INSTANT, reason=TEXT)),
+            corrections=listed(known("CorrectionRow")),
         ),
     ],
     "description": "The answer again, computed from the stored inputs; counted denials and ends of reservations are told "
@@ -550,6 +589,11 @@ SCHEMAS: Final[dict[str, Shape]] = {
     "Decision": DECISION,
     "DecisionRow": DECISION_ROW,
     "Decisions": page("DecisionRow"),
+    "NewCorrection": NEW_CORRECTION,
+    "CorrectionRow": CORRECTION_ROW,
+    "Correction": CORRECTION,
+    "Corrections": page("Correction"),
+    "MadeCorrection": extended("Correction", previous_state=STATE, customer_state=STATE, repeated=BOOLEAN),
     "StoredDecision": STORED_DECISION,
     "CustomerRow": CUSTOMER_ROW,
     "Customers": page("CustomerRow"),

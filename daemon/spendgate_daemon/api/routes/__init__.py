@@ -6,6 +6,7 @@ from typing import Any
 
 from spendgate_daemon.api.routes import (
     books,
+    corrections,
     customer_reservations,
     customer_terms,
     customer_usage,
@@ -30,6 +31,7 @@ MODULES = (
     customer_reservations,
     customer_terms,
     decisions,
+    corrections,
     guardrail_events,
     overrides,
     repairs,

@@ -13,6 +13,7 @@ from spendgate.keys import stream_id_of
 from spendgate.reasons import REASONS, rfc3339
 from spendgate.record import decode_record
 from spendgate_daemon.api.problems import not_found
+from spendgate_daemon.api.routes.corrections import correction_row
 from spendgate_daemon.api.routes.query import Query
 from spendgate_daemon.api.services import Services
 from spendgate_daemon.store.decisions import StoredDecision
@@ -59,6 +60,7 @@ def handlers(services: Services) -> list[Any]:
             "mismatch": stored.verified is False,
             "deliveries": deliveries,
             "end": await asyncio.to_thread(_end, services, stored),
+            "corrections": await asyncio.to_thread(_corrections, services, stored),
         }
         record = decode_record(stored.record)
         if record.event is None:
@@ -97,6 +99,13 @@ def _end(services: Services, stored: StoredDecision) -> dict[str, Any] | None:
         return None
     told = {"decision_id": ended.decision_id, "at": rfc3339(ended.at_us), "reason": ended.reason}
     return reservation_answer(facts, stored.customer_id) | told
+
+
+def _corrections(services: Services, stored: StoredDecision) -> list[dict[str, Any]]:
+    """Those that put this decision right; of a correction's own record, itself."""
+    made = services.store.corrections.made_by(stored.decision_id) if stored.mode == "correct" else None
+    found = [made] if made is not None else services.store.corrections.of(stored.decision_id)
+    return [correction_row(each) for each in found]
 
 
 def _deliveries(services: Services, stored: StoredDecision) -> list[dict[str, Any]]:

@@ -70,6 +70,8 @@ def usage_message(row: UsageEventRow, traceparent: str | None) -> Message:
         "quantity": row.quantity,
         "unit": row.unit,
         "model": row.model,
+        "corrects": row.corrects,
+        "correction_reason": row.correction_reason,
     }
     return _message(row.position, row.event_id, row.at_us, row.customer_id, value, traceparent)
 
