@@ -255,7 +255,8 @@ class Tally:
             seen = fingerprint + pack_integers(_SEEN_WIDTHS, (epoch, sequence, _at_us(record)))
             self._seen.setdefault(identity, seen)
         elif record.mode in _ENDS and record.reservation is not None:
-            end = msgspec.msgpack.encode((told.stream_id, record.result.reason, record.reservation))
+            *facts, _ = msgspec.structs.astuple(record.reservation)  # an end corrects nothing
+            end = msgspec.msgpack.encode((told.stream_id, record.result.reason, facts))
             self._ended.setdefault(identity, end)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 
@@ -9,10 +10,11 @@ import msgspec
 import pytest
 
 from house import DENY_UNKNOWN, House, credits_limit, policy_of, quota, rate
-from spendgate.errors import BacklogFull, NotPrepared, ReservationFinished
+from spendgate.errors import BacklogFull, InvalidEvent, NotPrepared, ReservationFinished
 from spendgate.keys import partition_of, tag_of
 from spendgate.limits import Concurrency
 from spendgate.state import Standing
+from spendgate_daemon.corrections import Asked, Corrections
 from spendgate_daemon.mirror.apply import policy_state_of
 from spendgate_daemon.overrides import mirror_overrides
 from spendgate_daemon.relays.store_relay import StoreRelay
@@ -106,11 +108,11 @@ class Life:
 
     def __init__(self, site, chance):
         self.site, self.house, self.chance = site, site.house, chance
-        self.open, self.events = [], []
+        self.open, self.events, self.used = [], [], []
 
     def play(self, steps):
         acts = [self.decide] * 50 + [self.repeat] * 10 + [self.reserve] * 15 + [self.end] * 15
-        acts += [self.change] * 4 + [self.other_meter] * 3 + [self.site.drain] * 3
+        acts += [self.change] * 4 + [self.other_meter] * 3 + [self.site.drain] * 3 + [self.correct] * 8
         self.site.contract(TOKENS)
         for _ in range(steps):
             self.chance.choice(acts)()
@@ -123,7 +125,7 @@ class Life:
     def decide(self):
         event = {"event_id": f"e{len(self.events)}", "metadata": self.metadata()}
         self.events.append((self.chance.randint(1, 90), event))
-        self.house.decide(self.events[-1][0], **event)
+        self.used.append(self.house.decide(self.events[-1][0], **event).decision_id)
 
     def repeat(self):
         if self.events:
@@ -142,12 +144,27 @@ class Life:
         reservation_id = self.open.pop(self.chance.randrange(len(self.open)))
         gate, end = self.house.gate, self.chance.choice(["commit", "release", "extend"])
         if end == "commit":
-            self.house.run(gate.commit(reservation_id, self.chance.randint(0, 250)))
+            self.used.append(self.house.run(gate.commit(reservation_id, self.chance.randint(0, 250))).record_id)
         elif end == "release":
             self.house.run(gate.release(reservation_id))
         else:
             self.house.run(gate.extend(reservation_id, 900))
             self.open.append(reservation_id)
+
+    def correct(self):
+        if not self.used:
+            return
+        self.site.drain()
+        asked = Asked(
+            id=f"c{self.chance.random()}",
+            decision_id=self.chance.choice(self.used),
+            meter=None,
+            quantity=self.chance.choice([0, 0, self.chance.randint(1, 300)]),
+            actor="ops",
+            reason="counted twice",
+        )
+        with contextlib.suppress(InvalidEvent):  # it was denied, or is right already
+            self.house.run(Corrections(self.house.control, self.site.store).make(asked))
 
     def change(self):
         self.site.contract(self.chance.choice([TOKENS, LATER]))
