@@ -173,8 +173,15 @@ class Tally:
 
     def _note_field(self, limit: Limit, field: str, counter: Any, told: Told) -> None:
         if isinstance(limit, Quota) and _is_late(limit, told.record):
-            return  # it speaks of a period that was over by then
+            # It speaks of a period that was over by then: the open one, where nothing was used since, or the one before.
+            known = self._fields.get(field)
+            if counter is not None and (known is None or known.period_start_seconds > counter.period_start_seconds):
+                self._before.setdefault(field, counter)
+            return
         if field not in self._fields:
+            late = self._before.get(field)
+            if late is not None and (counter is None or counter.period_start_seconds == late.period_start_seconds):
+                counter = self._before.pop(field)
             self._fields[field] = counter
         elif isinstance(limit, Quota) and counter is not None and field not in self._before:
             known = self._fields[field]

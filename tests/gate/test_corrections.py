@@ -9,8 +9,10 @@ from house import credits_limit, policy_of, quota, rate
 from spendgate.correction import Correction
 from spendgate.corrector import Original, changes_in, correct_arguments
 from spendgate.keys import counters_key, customer_tag
+from spendgate.limits import PeriodCounter
 from spendgate.limits.check import Grant
 from spendgate.record import agrees, decode_record
+from spendgate.restored import Tally, Told
 from spendgate.script import CORRECT
 from spendgate.state import burn_order
 from spendgate.testing.memory import EPOCH
@@ -178,6 +180,21 @@ def test_whoever_has_not_read_the_last_correction_is_sent_to_read_again(stage, b
     assert books.ask(decision, 50, before=10, read_up_to=(epoch, sequence))[0] == b"corrected"
     assert books.ask(decision, 60, before=50, read_up_to=(epoch + 1, 0))[0] == b"corrected"
     assert line(stage).used == 60
+
+
+@pytest.mark.parametrize("used_today", [True, False])
+def test_what_records_add_up_to_has_a_correction_of_the_period_before(stage, books, used_today):
+    policy = policy_of(quota(100))
+    stage.contract("acme", policy)
+    yesterday = stage.decide("acme", "tokens", 70)
+    stage.clock.advance(days=1)
+    today = [stage.decide("acme", "tokens", 30)] if used_today else []
+    books.correct(yesterday, 10)
+    tally = Tally(policy, stage.clock(), 0)
+    for record in reversed(stage.records("acme")):
+        tally.take(Told("1-1", record, policy))
+    fields = {name: PeriodCounter.decode(raw).used for name, raw in tally.result([]).fields.items()}
+    assert fields == ({"quota:tokens-day": 30, "<quota:tokens-day": 10} if today else {"quota:tokens-day": 10})
 
 
 def test_a_record_that_says_something_else_than_it_debited_is_noticed(stage, books):
