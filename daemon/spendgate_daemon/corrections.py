@@ -77,14 +77,15 @@ class Book(msgspec.Struct, frozen=True):
 
 
 class Corrections:
-    def __init__(self, control: Control, store: Store) -> None:
+    def __init__(self, control: Control, store: Store, *, wait_seconds: float = WAIT_SECONDS) -> None:
         self._corrector = Corrector(control)
         self._store = store
+        self._wait_seconds = wait_seconds
 
     async def make(self, asked: Asked) -> Made:
         """Make it, once per id. Raises InvalidEvent naming the field, UnknownDecision, CorrectionConflict,
         CorrectionsBehind, and what Redis raises."""
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + self._wait_seconds
         while True:
             book = await asyncio.to_thread(self._read, asked)
             meter = _meter_of(asked, book.counts)

@@ -39,6 +39,7 @@ RESERVATIONS: Final = {
     "expire": ("▲", "Expired", "warning"),
     "extend": ("◷", "Extended", "allowed"),
     "settle": ("✓", "Settled", "allowed"),
+    "correct": ("✎", "Corrected", "warning"),
 }
 """What was allowed under a reservation, by the mode of its record."""
 
@@ -52,6 +53,7 @@ EVENT_KINDS: Final = {
     "override_on": ("⚑", "Override on", "warning"),
     "override_off": ("⚑", "Override off", "muted"),
     "repair": ("✚", "Repaired", "warning"),
+    "corrected": ("✎", "Corrected", "warning"),
     "delivery_discarded": ("✕", "Delivery discarded", "warning"),
 }
 

@@ -47,7 +47,7 @@ def show_open(customer_id: str) -> None:
 def show_one(decision: dict[str, Any], trace: dict[str, Any]) -> None:
     """What was held, until when, and what became of it; nothing for decisions that hold nothing."""
     held = decision["reservation"]
-    if held is None:
+    if held is None or held["status"] == "corrected":
         return
     end = decision["end"] or (held if decision["kind"] == "finish" else None)
     st.subheader("Reservation")

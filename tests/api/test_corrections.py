@@ -8,6 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from spendgate_daemon.api.openapi import openapi_document
+from spendgate_daemon.cli.correct import command
 
 REASON = "the run was counted twice"
 
@@ -232,3 +233,26 @@ def test_only_an_administrator_may_and_only_what_there_is(acme):
         assert correct(acme, unknown, 0).status_code == 404
         assert acme.get(f"/v1/decisions/{unknown}/corrections").status_code == 404
     assert correct(acme, decision_id, 0, key="x" * 300).json()["field"] == "Idempotency-Key"
+
+
+@pytest.fixture
+def command_line(acme, monkeypatch, tmp_path):
+    monkeypatch.setenv("SPENDGATE_API_URL", acme.url)
+    monkeypatch.setenv("SPENDGATE_ADMIN_KEY", acme.keys["admin"])
+    monkeypatch.setenv("SPENDGATE_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_the_command_prints_what_changed(acme, command_line, capsys):
+    decision_id = used(acme)
+    command(decision_id, quantity=0, reason=REASON)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"tokens of {decision_id} corrected from 1,000 to 0 tokens by admin@test: {REASON}"
+    assert printed[1:3] == ["limit     tokens-month: used 1,000 tokens → 0 tokens", "customer  stopped → ok"]
+
+
+def test_the_command_says_why_nothing_was_done(acme, command_line, capsys):
+    decision_id = used(acme, 5)
+    with pytest.raises(SystemExit):
+        command(decision_id, quantity=5, reason=REASON)
+    assert "quantity must be another than what counts already, 5 tokens" in capsys.readouterr().err

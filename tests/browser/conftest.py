@@ -47,6 +47,11 @@ def fill(running) -> None:
     running.ended = running.post(ending, {"quantity": 950}, "DECIDE").json()
     assert kept["decision"] == "allow"
     running.repair = repaired(running)
+    running.contract("corrected", name="Corrected", plan="starter", caps={"tokens.output": 1200})
+    running.original = running.decide("corrected", 1200)
+    running.wait_until_relayed()
+    path = f"/v1/decisions/{running.original['decision_id']}/corrections"
+    running.correction = running.post(path, {"quantity": 0, "reason": "the run was counted twice"}, "ADMIN").json()
     refused_usage(running)
     running.wait_until_relayed()
 

@@ -17,12 +17,15 @@ PAGES = {
     "reservation": "/trace?id={reserved}",
     "end": "/trace?id={ended}",
     "repair": "/trace?id={repair}",
+    "original": "/trace?id={original}",
+    "correction": "/trace?id={correction}",
     "sync": "/sync",
 }
 
 
 def path(product, name):
     about = {"trace": product.denied, "reserved": product.reserved, "ended": product.ended, "repair": product.repair}
+    about |= {"original": product.original, "correction": product.correction}
     return PAGES[name].format(**{key: answer["decision_id"] for key, answer in about.items()})
 
 
@@ -105,6 +108,19 @@ def test_a_repair_says_what_was_put_right_in_its_unit_and_who_was_denied(product
     screen.open(path(product, "repair"))
     for shown in ("9,940 tokens", "1,200 tokens", denied["event_id"], "1 tokens.output"):
         screen.see(shown)
+
+
+def test_a_correction_is_on_the_page_of_the_original_and_on_its_own(product, screen):
+    made = product.correction
+    told = f"corrected from 1,200 to 0 tokens by {made['created_by']}: the run was counted twice"
+    screen.open(path(product, "original"))
+    screen.see(told)
+    screen.page.get_by_role("link", name="The correction").click()
+    screen.see("Put right")
+    screen.see(told)
+    screen.see("output-month")
+    screen.page.get_by_role("link", name="The decision that was corrected").click()
+    screen.see("Used before")
 
 
 def test_a_deep_link_survives_a_reload_and_an_unknown_id_is_told(product, screen):

@@ -88,13 +88,12 @@ def test_the_verifier_agrees(store, run, corrected):
     assert store.decisions.mismatches() == 0
 
 
-def test_what_is_not_stored_in_time_is_refused_and_nothing_is_done(store, house, run, control, monkeypatch):
-    monkeypatch.setattr("spendgate_daemon.corrections.WAIT_SECONDS", 0)
+def test_what_is_not_stored_in_time_is_refused_and_nothing_is_done(store, house, run, control):
     house.contract(policy_of(quota(1000)))
     decision_id = house.decide(100).decision_id
     drain(run, StoreRelay(control, store))
     run(Corrections(control, store).make(asked(decision_id, 30)))
     length = len(run(control.read_outbox(dict.fromkeys(range(PARTITIONS), "0-0"), 100)))
     with pytest.raises(CorrectionsBehind, match="not stored yet"):
-        run(Corrections(control, store).make(asked(decision_id, 20, number=2)))
+        run(Corrections(control, store, wait_seconds=0).make(asked(decision_id, 20, number=2)))
     assert len(run(control.read_outbox(dict.fromkeys(range(PARTITIONS), "0-0"), 100))) == length

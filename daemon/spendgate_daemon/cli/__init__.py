@@ -25,6 +25,7 @@ _COMMANDS: Final = (
     ("sandbox", PARTS, "Run the sandbox, an embedded UsageBox."),
     ("traffic", TOOLS, "Send load as an application would."),
     ("policy", TOOLS, "Work with policy documents."),
+    ("correct", TOOLS, "Put right what was committed under a decision; the original stays."),
     ("replay", TOOLS, "Make a stored decision again, and say whether it agrees."),
     ("reconcile", TOOLS, "Compare what was enforced, recorded and billed, and put it right."),
     ("rebuild", TOOLS, "Make everything in Redis again, after it lost its data."),

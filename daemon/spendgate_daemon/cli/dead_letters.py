@@ -9,11 +9,10 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from spendgate_daemon.cli.starting import HomeOption, fail, read_settings
-from spendgate_daemon.settings import value_of
+from spendgate_daemon.cli.asking import ask, opened_api
+from spendgate_daemon.cli.starting import HomeOption
 from spendgate_daemon.store.sources import SINKS
 
-TIMEOUT_SECONDS: Final = 10.0
 PAGE: Final = 200
 
 app = App(name="dead-letters", help="List, retry and discard what a sink refused for good. Needs an admin key.")
@@ -38,7 +37,7 @@ def list_(
     table = Table(
         "sink", "position", "event", "customer", "at", "error" if state == "dead" else "discarded by, because"
     )
-    with _api(home) as http:
+    with opened_api(home) as http:
         for each in SINKS if sink is None else (sink,):
             for letter in _letters(http, each, state):
                 told = letter["error"] if state == "dead" else f"{letter['discarded_by']}: {letter['discard_reason']}"
@@ -57,8 +56,8 @@ def retry(sink: SinkName, position: int | None = None, *, home: HomeOption = Non
         Its position, as listed. Default: all of the sink.
     """
     where = sink if position is None else f"{sink}/{position}"
-    with _api(home) as http:
-        print(f"{_ask(http, 'POST', f'/v1/dead-letters/{where}/retry')['retried']} are tried again")
+    with opened_api(home) as http:
+        print(f"{ask(http, 'POST', f'/v1/dead-letters/{where}/retry')['retried']} are tried again")
 
 
 @app.command
@@ -72,18 +71,9 @@ def discard(sink: SinkName, position: int, *, reason: str, home: HomeOption = No
     reason
         Why, in 10 characters or more.
     """
-    with _api(home) as http:
-        letter = _ask(http, "POST", f"/v1/dead-letters/{sink}/{position}/discard", json={"reason": reason})
+    with opened_api(home) as http:
+        letter = ask(http, "POST", f"/v1/dead-letters/{sink}/{position}/discard", json={"reason": reason})
     print(f"{sink} never gets {letter['item_id']}; discarded by {letter['discarded_by']}")
-
-
-def _api(home: Any) -> httpx.Client:
-    settings = read_settings(home)
-    key = value_of(settings.admin_key)
-    if key is None:
-        fail(f"no admin key: set SPENDGATE_ADMIN_KEY (there is no keys.env in {settings.home})")
-    headers = {"authorization": f"Bearer {key}"}
-    return httpx.Client(base_url=settings.api, headers=headers, timeout=TIMEOUT_SECONDS)
 
 
 def _letters(http: httpx.Client, sink: str, state: str) -> list[dict[str, Any]]:
@@ -91,21 +81,7 @@ def _letters(http: httpx.Client, sink: str, state: str) -> list[dict[str, Any]]:
     cursor: str | None = ""
     while cursor is not None:
         query = {"sink": sink, "state": state, "limit": str(PAGE)} | ({"cursor": cursor} if cursor else {})
-        page = _ask(http, "GET", "/v1/dead-letters", params=query)
+        page = ask(http, "GET", "/v1/dead-letters", params=query)
         letters += page["items"]
         cursor = page["next_cursor"]
     return letters
-
-
-def _ask(http: httpx.Client, method: str, path: str, **given: Any) -> Any:
-    """What the API answers. Exits with what it says when it refuses, or with why it does not answer."""
-    try:
-        response = http.request(method, path, **given)
-    except httpx.HTTPError as exc:
-        fail(f"the API at {http.base_url} does not answer: {exc}")
-    if response.is_error:
-        try:
-            fail(str(response.json()["detail"]))
-        except (ValueError, KeyError, TypeError):
-            fail(f"the API at {http.base_url} refused: {response.status_code}")
-    return response.json()

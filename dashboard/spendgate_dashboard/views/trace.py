@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from spendgate_dashboard import reservations
+from spendgate_dashboard.corrections import show_corrections
 from spendgate_dashboard.formats import ago, exact, instant, utc
 from spendgate_dashboard.frame import api, banner, live
 from spendgate_dashboard.looks import STATES, colour, look_of, named
@@ -57,6 +58,7 @@ def _trace(decision_id: str) -> None:
             icon="⚠️",
         )
     st.caption(f"`{decision_id}` · {utc(instant(decision['effective_at']))} ({ago(instant(decision['effective_at']))})")
+    show_corrections(decision)
     reservations.show_one(decision, trace)
     _checks(decision, trace)
     left, right = st.columns(2)
