@@ -30,7 +30,9 @@ def show_corrections(decision: dict[str, Any]) -> None:
 
 def _changes(decision: dict[str, Any]) -> None:
     listed = api().get(f"/v1/decisions/{decision['corrections'][0]['corrects']}/corrections")["items"]
-    rows = next((each["limits"] for each in listed if each["decision_id"] == decision["decision_id"]), [])
+    rows: list[dict[str, Any]] = next(
+        (each["limits"] for each in listed if each["decision_id"] == decision["decision_id"]), []
+    )
     if not rows:
         return
     st.subheader("Put right")
