@@ -47,13 +47,17 @@ def fill(running) -> None:
     running.ended = running.post(ending, {"quantity": 950}, "DECIDE").json()
     assert kept["decision"] == "allow"
     running.repair = repaired(running)
+    correct_usage(running)
+    refused_usage(running)
+    running.wait_until_relayed()
+
+
+def correct_usage(running) -> None:
     running.contract("corrected", name="Corrected", plan="starter", caps={"tokens.output": 1200})
     running.original = running.decide("corrected", 1200)
     running.wait_until_relayed()
     path = f"/v1/decisions/{running.original['decision_id']}/corrections"
     running.correction = running.post(path, {"quantity": 0, "reason": "the run was counted twice"}, "ADMIN").json()
-    refused_usage(running)
-    running.wait_until_relayed()
 
 
 def refused_usage(product) -> None:
@@ -62,7 +66,7 @@ def refused_usage(product) -> None:
     product.sandbox.post(f"/v1/accounts/late/periods/{datetime.now(UTC):%Y-%m}/close").raise_for_status()
     for quantity in (3, 4):
         product.decide("late", quantity)
-    eventually(lambda: len(product.get("/v1/dead-letters", sink="usagebox.usage")["items"]) == 2, 20, "both are dead")
+    eventually(lambda: len(product.dead_letters("late")) == 2, 20, "both are dead")
 
 
 def repaired(product) -> dict:

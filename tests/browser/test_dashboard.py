@@ -198,7 +198,7 @@ def test_an_administrator_discards_one_and_retries_the_other(product, administra
     administrator.open("/sync")
     administrator.see("its period is closed")
     expect(administrator.page.get_by_role("button", name="Discard it…")).to_be_disabled()
-    letters = product.get("/v1/dead-letters", sink="usagebox.usage")["items"]
+    letters = product.dead_letters("late")
     grid = administrator.page.get_by_test_id("stDataFrame").last
     grid.click(position={"x": 15, "y": 50})  # the box of the first row, the newest event
     administrator.page.get_by_role("button", name="Discard it…").click()
@@ -214,6 +214,6 @@ def test_an_administrator_discards_one_and_retries_the_other(product, administra
     product.sandbox.post(f"/v1/accounts/late/periods/{month}/reopen").raise_for_status()
     administrator.page.get_by_role("button", name="Retry all").click()
     eventually(lambda: product.billed("late", product.source) == {"tokens.output": 3}, 20, "the other was taken")
-    [discarded] = product.get("/v1/dead-letters", sink="usagebox.usage")["items"]
+    [discarded] = product.dead_letters("late")
     assert (discarded["state"], discarded["discarded_by"]) == ("discarded", "ada@ops")
     assert administrator.faults == []

@@ -122,6 +122,11 @@ class Product:
         waiting = sum(relay["pending"] + relay["attempted"] for relay in sync["relays"])
         return sync["outbox"]["entries"] == 0 and waiting == 0
 
+    def dead_letters(self, customer: str) -> list[dict]:
+        """Of a customer's usage, the newest first."""
+        letters = self.get("/v1/dead-letters", sink="usagebox.usage")["items"]
+        return [letter for letter in letters if letter["customer_id"] == customer]
+
     def wait_until_relayed(self, seconds: float = 60) -> None:
         eventually(self.relayed, seconds, "everything has reached the store and UsageBox")
 
