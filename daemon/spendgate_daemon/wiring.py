@@ -19,6 +19,7 @@ from spendgate_daemon.api import Services
 from spendgate_daemon.api.metrics import watch_outage
 from spendgate_daemon.books.read import Reader
 from spendgate_daemon.books.reconcile import Reconcile
+from spendgate_daemon.corrections import Asked, Corrections, CorrectionsBehind
 from spendgate_daemon.documents import PolicyDocument, load_default, load_document
 from spendgate_daemon.jobs import Job
 from spendgate_daemon.metrics import OUTBOX_ENTRIES
@@ -33,6 +34,7 @@ from spendgate_daemon.redis_checks import refuse_eviction
 from spendgate_daemon.relays.advice import Advice
 from spendgate_daemon.relays.batching import Batching
 from spendgate_daemon.relays.burn import BurnMeter
+from spendgate_daemon.relays.duplicates import ACTOR, LateDuplicates, TakeBack
 from spendgate_daemon.relays.kafka import kafka_loops
 from spendgate_daemon.relays.reserved import LostReservations, ReservedCheck
 from spendgate_daemon.relays.sinks import SinkGauges
@@ -179,6 +181,20 @@ def reconcile_of(parts: Parts, usagebox: UsageBox | None) -> Reconcile:
     return Reconcile(reader, parts.control, parts.store, usagebox, clock_us)
 
 
+def take_back(control: Control, store: Store) -> TakeBack:
+    """Corrects a debit to nothing."""
+    corrections = Corrections(control, store, wait_seconds=0)
+
+    async def correct(correction_id: str, decision_id: str, meter: str, reason: str) -> bool:
+        try:
+            await corrections.make(Asked(correction_id, decision_id, meter, 0, ACTOR, reason))
+        except CorrectionsBehind:
+            return False
+        return True
+
+    return correct
+
+
 def own_source(parts: Parts) -> str:
     """How UsageBox tells our usage from everybody else's."""
     return f"spendgate/{parts.install.id}"
@@ -205,6 +221,7 @@ async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
             Job("lost-tails", LostTails(control, store, store_relay, clock_us).run_once, deadline_seconds=900),
             Job("advice", advice.run_once),
             Job("verifier", led(Verifier(store).run_once), idle_seconds=0.2),
+            Job("late-duplicates", led(LateDuplicates(store, take_back(control, store)).run_once), idle_seconds=0.5),
         ]
         loops += kafka_loops(settings, store, parts.install.id, led)
         reserved = ReservedCheck(control)

@@ -55,6 +55,7 @@ EVENT_KINDS: Final = {
     "repair": ("✚", "Repaired", "warning"),
     "corrected": ("✎", "Corrected", "warning"),
     "delivery_discarded": ("✕", "Delivery discarded", "warning"),
+    "duplicate": ("≡", "Duplicate taken back", "warning"),
 }
 
 CSS: Final = """

@@ -10,9 +10,11 @@ from house import House, credits_limit, policy_of, quota, state_of
 from spendgate.errors import BacklogFull
 from spendgate.keys import partition_of, tag_of
 from spendgate.limits import Concurrency
+from spendgate_daemon.relays.duplicates import LateDuplicates
 from spendgate_daemon.relays.store_relay import ROUNDS_BETWEEN_CHECKS, StoreRelay
 from spendgate_daemon.restore.tails import LostTails
 from spendgate_daemon.store.customers import Customer
+from spendgate_daemon.wiring import take_back
 
 TAG = tag_of(partition_of("acme"))
 
@@ -145,6 +147,23 @@ def test_an_event_that_redis_forgot_is_known_again(site):
     again = site.house.decide(50, event_id="lost")
     assert (again.status, again.decision_id) == ("duplicate", first.decision_id)
     assert site.used()["tokens-day"] == 51
+
+
+def test_an_event_that_was_sent_again_after_the_loss_is_debited_once(site):
+    site.house.decide(1)
+    site.drain()
+    site.keep()
+    site.house.decide(50, event_id="lost")
+    site.drain()
+    site.fail_over()
+    assert site.house.decide(50, event_id="lost").status == "decided"
+    site.find()
+    site.mend()
+    duplicates = LateDuplicates(site.store, take_back(site.house.control, site.store))
+    assert site.run(duplicates.run_once()) == 1
+    site.drain()
+    assert site.used()["tokens-day"] == 51
+    assert site.store.usage.total("acme", "tokens", 0, 2**62) == 51
 
 
 def test_nothing_is_decided_while_the_tail_is_missing(site):

@@ -28,3 +28,4 @@ UNCOMPARED = Gauge("spendgate_reserved_uncompared_customers", "Customers with to
 UNREADABLE = Counter("spendgate_reserved_failures_total", "Customers that could not be compared")
 SWEPT = Counter("spendgate_swept_customers_total", "Customers whose state changed by itself")
 ADVISED = Counter("spendgate_advised_customers_total", "Advisory keys written")
+DUPLICATES = Counter("spendgate_late_duplicates_total", "Events that were debited again and taken back")

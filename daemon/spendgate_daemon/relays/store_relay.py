@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+import sqlalchemy as sa
 import structlog
 
 from spendgate.control import STREAM_START, Control, StreamEntries
@@ -22,10 +23,12 @@ from spendgate.errors import NotPrepared
 from spendgate.keys import PARTITIONS, decision_id_of
 from spendgate.policy import EffectivePolicy
 from spendgate.record import Record, decode_record
+from spendgate_daemon.relays.duplicates import duplicate_event
 from spendgate_daemon.relays.extract import Extract, extract
 from spendgate_daemon.relays.metrics import GAPS, HELD, LOST_TAILS, RELAY_LAG, RESERVATIONS_ENDED, STORED
 from spendgate_daemon.store import Store
 from spendgate_daemon.store.cursors import Overtaken
+from spendgate_daemon.store.guardrail_events import GuardrailEvent
 
 USAGE_SINK: Final = "usagebox.usage"
 POLICY_SINK: Final = "usagebox.policy"
@@ -222,7 +225,7 @@ class StoreRelay:
                 ],
             )
             store.corrections.insert(connection, [each.correction for each in new if each.correction is not None])
-            events = [event for each in new for event in each.events]
+            events = [event for each in new for event in each.events] + self._duplicates(connection, new)
             positions = store.guardrail_events.insert(connection, events)
             store.deliveries.insert(
                 connection,
@@ -234,6 +237,17 @@ class StoreRelay:
             )
             store.usage.add_rollups(connection, _merged(row for each in new for row in each.rollups))
             store.cursors.advance(before, after, connection)
+
+    def _duplicates(self, connection: sa.Connection, new: Sequence[Extract]) -> list[GuardrailEvent]:
+        """What debits an event that was debited before, so long ago that the gate had forgotten it, or before Redis lost a
+        tail."""
+        debits = [each.decision for each in new if each.usage and each.decision["mode"] != "correct"]
+        firsts = self._store.decisions.first_debits(connection, list({_event_of(each) for each in debits}))
+        return [
+            duplicate_event(each, firsts[_event_of(each)])
+            for each in debits
+            if firsts[_event_of(each)] != each["decision_id"]
+        ]
 
     def _count_gaps(self, stored: Sequence[Stored]) -> None:
         cursors = dict(self._cursors)
@@ -255,6 +269,10 @@ class StoreRelay:
         touched = {record.customer_id for record in records}
         for observer in self._observers:
             observer(touched)
+
+
+def _event_of(decision: Mapping[str, Any]) -> tuple[str, str]:
+    return decision["customer_id"], decision["event_id"]
 
 
 def place_of(stream_id: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from spendgate_daemon.store.database import Database
 from spendgate_daemon.store.page import Page, position_of
-from spendgate_daemon.store.schema import decisions, finishing, mismatched, not_allow, not_allowed, reserving
+from spendgate_daemon.store.schema import debiting, decisions, finishing, mismatched, not_allow, not_allowed, reserving
 
 ON_EVENTS: Final = decisions.c.kind.not_in(("standing", "repair", "restored"))
 """Decisions on events, counted denials and ends of reservations: what people mean by decisions."""
@@ -58,6 +58,18 @@ class Decisions:
             part = decision_ids[start : start + 500]
             query = sa.select(decisions.c.decision_id).where(decisions.c.decision_id.in_(part))
             found |= set(connection.execute(query).scalars())
+        return found
+
+    def first_debits(self, connection: sa.Connection, events: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """The first decision or end of a reservation that debited each of these events (customer, event id)."""
+        found: dict[tuple[str, str], str] = {}
+        event = sa.tuple_(decisions.c.customer_id, decisions.c.event_id)
+        columns = (decisions.c.customer_id, decisions.c.event_id, decisions.c.decision_id)
+        for start in range(0, len(events), 250):
+            query = sa.select(*columns).where(debiting, event.in_(events[start : start + 250]))
+            query = query.where(decisions.c.quantities != "{}").order_by(decisions.c.position)
+            for customer_id, event_id, decision_id in connection.execute(query):
+                found.setdefault((customer_id, event_id), decision_id)
         return found
 
     def get(self, decision_id: str) -> StoredDecision | None:

@@ -15,7 +15,7 @@ from spendgate_daemon.store.schema import guardrail_events
 
 class GuardrailEvent(msgspec.Struct, frozen=True, kw_only=True):
     """`kind`: stopped, throttled, resumed, suspended, threshold_crossed, overage_started, override_on, override_off,
-    repair, delivery_discarded, corrected."""
+    repair, delivery_discarded, duplicate, corrected."""
 
     id: str
     customer_id: str
@@ -79,6 +79,11 @@ class GuardrailEvents:
     def after(self, position: int, limit: int) -> list[GuardrailEvent]:
         """In the order they were stored."""
         ahead = sa.select(guardrail_events).where(guardrail_events.c.position > position)
+        return self._events(ahead.order_by(guardrail_events.c.position).limit(limit))
+
+    def of_kind(self, kind: str, after: int, limit: int) -> list[GuardrailEvent]:
+        """Of one kind, in the order they were stored."""
+        ahead = sa.select(guardrail_events).where(guardrail_events.c.kind == kind, guardrail_events.c.position > after)
         return self._events(ahead.order_by(guardrail_events.c.position).limit(limit))
 
     def by_positions(self, positions: Sequence[int]) -> list[GuardrailEvent]:

@@ -109,6 +109,10 @@ _partial(
     Index("ix_decisions_finishing", decisions.c.customer_id, decisions.c.event_id, decisions.c.position), finishing
 )
 
+# An event is debited once, whatever the gate has forgotten of it by then: see `relays/duplicates.py`.
+debiting = sa.text("outcome = 'allow' AND mode IN ('decide', 'record', 'commit', 'expire', 'settle')")
+_partial(Index("ix_decisions_debiting", decisions.c.customer_id, decisions.c.event_id, decisions.c.position), debiting)
+
 guardrail_events = Table(
     "guardrail_events",
     metadata,

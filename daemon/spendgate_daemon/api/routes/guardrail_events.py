@@ -23,6 +23,7 @@ KINDS: Final = (
     "override_off",
     "repair",
     "delivery_discarded",
+    "duplicate",
     "corrected",
 )
 

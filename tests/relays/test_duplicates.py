@@ -1,0 +1,125 @@
+"""An event that comes again after the gate has forgotten it is debited once all the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from house import House, policy_of, quota
+from spendgate_daemon.relays.duplicates import LateDuplicates
+from spendgate_daemon.relays.store_relay import StoreRelay
+from spendgate_daemon.wiring import take_back
+
+
+@pytest.fixture
+def house(run, control, gate, redis_url):
+    made = House(run, control, gate, redis_url)
+    made.contract(policy_of(quota(1000)))
+    yield made
+    made.close()
+
+
+class Site:
+    def __init__(self, run, control, store, house):
+        self.run, self.store, self.house = run, store, house
+        self.relay = StoreRelay(control, store)
+        self.duplicates = LateDuplicates(store, take_back(control, store))
+
+    def settle(self):
+        for _ in range(3):
+            while self.run(self.relay.run_once()):
+                pass
+            self.run(self.duplicates.run_once())
+
+    def forget(self):
+        """As the gate does, a quarter of an hour later or more."""
+        for key in self.house.redis.scan_iter("sg:{p*}:seen:*"):
+            self.house.redis.delete(key)
+
+    @property
+    def books(self):
+        (limit,) = self.run(self.house.gate.snapshot("acme")).limits()
+        return limit.used, self.store.usage.total("acme", "tokens", 0, 2**62)
+
+    def kinds(self):
+        return [event.kind for event in self.store.guardrail_events.page(limit=50).items]
+
+
+@pytest.fixture
+def site(run, control, store, house):
+    return Site(run, control, store, house)
+
+
+def test_a_late_duplicate_is_named_and_taken_back(site):
+    first = site.house.decide(50, event_id="run-1")
+    site.settle()
+    site.forget()
+    second = site.house.decide(50, event_id="run-1")
+    assert (second.status, second.outcome) == ("decided", "allow")
+    assert site.books[0] == 100
+    site.settle()
+    assert site.books == (50, 50)
+    event = next(each for each in site.store.guardrail_events.page(limit=9).items if each.kind == "duplicate")
+    assert event.decision_id == second.decision_id
+    assert f"debited before, by {first.decision_id}" in event.message
+    (made,) = site.store.corrections.of(second.decision_id)
+    assert (made.before, made.after, made.actor) == (50, 0, "spendgate")
+
+
+def test_of_three_the_first_counts(site):
+    for _ in range(3):
+        site.house.decide(50, event_id="run-1")
+        site.forget()
+    site.settle()
+    assert site.books == (50, 50)
+    assert site.kinds().count("duplicate") == 2
+
+
+def test_a_late_duplicate_of_a_reservation_is_taken_back(site):
+    gate = site.house.gate
+    for _ in range(2):
+        run = gate.reserve("acme", "tokens", 80, event_id="run-1")
+        given = site.run(gate.submit(run._event, mode="reserve"))
+        site.run(gate.commit(given.reservation_id, 60))
+        site.settle()
+        site.forget()
+        for key in site.house.redis.scan_iter("sg:{p*}:ended:*"):
+            site.house.redis.delete(key)
+    site.settle()
+    assert site.books == (60, 60)
+
+
+def test_the_same_id_of_another_customer_is_another_event(site):
+    site.house.contract(policy_of(quota(1000)), customer="other")
+    for customer in ("acme", "other"):
+        site.house.decide(50, event_id="run-1", customer=customer)
+    site.house.decide(50, event_id="run-2")
+    site.settle()
+    assert site.books == (100, 100)
+    assert "duplicate" not in site.kinds()
+
+
+def test_a_denial_and_a_release_debit_nothing(site):
+    site.house.decide(2000, event_id="run-1")
+    gate = site.house.gate
+    run = gate.reserve("acme", "tokens", 80, event_id="run-1")
+    given = site.run(gate.submit(run._event, mode="reserve"))
+    site.run(gate.release(given.reservation_id))
+    site.settle()
+    site.forget()
+    site.house.decide(50, event_id="run-1")
+    site.settle()
+    assert site.books == (50, 50)
+    assert "duplicate" not in site.kinds()
+
+
+def test_one_that_was_corrected_by_hand_before_is_left_alone(site):
+    site.house.decide(50, event_id="run-1")
+    site.settle()
+    site.forget()
+    second = site.house.decide(50, event_id="run-1")
+    while site.run(site.relay.run_once()):
+        pass
+    site.run(site.duplicates._take_back("by-hand", second.decision_id, "tokens", "somebody was faster"))
+    site.settle()
+    assert site.books == (50, 50)
+    assert len(site.store.corrections.of(second.decision_id)) == 1
