@@ -234,7 +234,7 @@ async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
             Every(Job("override-expiry", led(OverrideExpiry(control, store, clock_us).run_once)), 1),
             Every(Job("sinks", SinkGauges(store, clock_us).run_once), 15),
             Every(Job("outbox-size", lambda: _measure_outbox(control)), 5),
-            Every(Job("degraded", lambda: _measure_degraded(control)), 5),
+            Every(Job("degraded", _degraded_job(control)), 5),
             Every(Job("policy-document", led(_document_job(settings, applier)), deadline_seconds=900), 2),
             Every(Job("calendar", led(applier.recompile), deadline_seconds=900), 3600),
         ]
@@ -311,11 +311,17 @@ async def _measure_outbox(control: Control) -> int:
     return 1
 
 
-async def _measure_degraded(control: Control) -> int:
-    degraded = await Restorer(control).degraded()
-    DEGRADED.set(len(degraded))
-    if degraded:
-        _log.error(
-            "partitions of Redis wait to be restored; after a total loss: spendgate rebuild", number=len(degraded)
-        )
-    return len(degraded)
+def _degraded_job(control: Control) -> Callable[[], Awaitable[int]]:
+    """Measure what Redis has lost; it is told when it changes."""
+    told = 0
+
+    async def run() -> int:
+        nonlocal told
+        number = len(await Restorer(control).degraded())
+        DEGRADED.set(number)
+        if number > told:
+            _log.error("partitions of Redis wait to be restored; after a total loss: spendgate rebuild", number=number)
+        told = number
+        return number
+
+    return run

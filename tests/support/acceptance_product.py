@@ -41,6 +41,7 @@ class Product:
     def __init__(self, home: Path, *options: str) -> None:
         self.home = home
         self.log = home.parent / f"{home.name}.log"
+        self._started_at = self.log.stat().st_size if self.log.exists() else 0
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SPENDGATE_")}
         environment |= {f"SPENDGATE_{part}_PORT": "0" for part in ("API", "DASHBOARD", "SANDBOX", "DAEMON")}
         with self.log.open("ab") as log:
@@ -55,7 +56,7 @@ class Product:
 
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
-        return "Ready after" in self.log.read_text()
+        return b"Ready after" in self.log.read_bytes()[self._started_at :]
 
     def key(self, name: str) -> dict[str, str]:
         return {"authorization": f"Bearer {self.keys[f'SPENDGATE_{name}_KEY']}"}

@@ -18,7 +18,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from sqlalchemy.exc import SQLAlchemyError
 
+from spendgate.errors import SpendgateError
+from spendgate.restorer import Restorer
 from spendgate_daemon.demo import DemoError, seed_demo
+from spendgate_daemon.redis_checks import UnsafeRedis
+from spendgate_daemon.restore.rebuild import Rebuild
 from spendgate_daemon.settings import KEYS, Settings, value_of, variable_of
 from spendgate_daemon.sign_in import NoSignIn, sign_in_link
 from spendgate_daemon.up.child import ChildFailed
@@ -35,6 +39,7 @@ from spendgate_daemon.up.keys import ensure_keys
 from spendgate_daemon.up.parts import api_part, daemon_part, dashboard_part, sandbox_part, traffic_part
 from spendgate_daemon.up.ports import PortTaken, choose_ports
 from spendgate_daemon.up.supervisor import Supervisor
+from spendgate_daemon.wiring import clock_us, open_parts
 
 FAILED: Final = 1
 EMBEDDED_DEADLINE_MS: Final = 1_000
@@ -65,6 +70,8 @@ async def up(settings: Settings, options: UpOptions, console: Console) -> int:
                 await supervisor.stop()
     except (HomeInUse, PortTaken, NoRedisServer, ChildFailed, DemoError, NoSignIn, TimeoutError) as exc:
         return _failed(console, str(exc))
+    except (SpendgateError, UnsafeRedis) as exc:
+        return _failed(console, str(exc))
     except (OSError, SQLAlchemyError) as exc:
         return _failed(console, f"{type(exc).__name__}: {exc}")
     return 0
@@ -81,6 +88,7 @@ async def _run(settings: Settings, options: UpOptions, home: Home, supervisor: S
     settings = choose_ports(settings, sandbox=with_sandbox)
     console.print(f"Spendgate, in {home.path}", highlight=False, soft_wrap=True)
     settings = await _storage(settings, home, supervisor, console)
+    await _restore(settings, console)
     if with_sandbox:
         settings = await _sandbox(settings, options, supervisor, console)
     with _step(console, "daemon, API and dashboard"):
@@ -121,6 +129,16 @@ async def _storage(settings: Settings, home: Home, supervisor: Supervisor, conso
         for name in ("usagebox_key", "webhook_secret"):
             values[name] = getattr(settings, name) or SecretStr(keys[variable_of(name)])
     return settings.model_copy(update=values)
+
+
+async def _restore(settings: Settings, console: Console) -> None:
+    """Redis and store are both of this home: what the first has lost is made again before anybody asks for it."""
+    async with open_parts(settings) as parts:
+        if not await Restorer(parts.control).degraded():
+            return
+        with _step(console, "what Redis had lost, made again from the store"):
+            done = await Rebuild(parts.control, parts.store, clock_us).run()
+        console.print(f"  {done.customers:,} customers")
 
 
 async def _sandbox(settings: Settings, options: UpOptions, supervisor: Supervisor, console: Console) -> Settings:
