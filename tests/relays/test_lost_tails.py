@@ -8,7 +8,7 @@ import pytest
 
 from house import House, credits_limit, policy_of, quota, state_of
 from spendgate.errors import BacklogFull
-from spendgate.keys import partition_of, tag_of
+from spendgate.keys import counters_key, partition_of, tag_of
 from spendgate.limits import Concurrency
 from spendgate_daemon.relays.duplicates import LateDuplicates
 from spendgate_daemon.relays.store_relay import ROUNDS_BETWEEN_CHECKS, StoreRelay
@@ -179,6 +179,31 @@ def test_nothing_is_decided_while_the_tail_is_missing(site):
         site.house.decide(1)
     site.mend()
     assert site.house.decide(1).outcome == "allow"
+
+
+def test_nothing_is_written_while_the_tail_is_missing(site):
+    held = site.run(site.house.gate.reserve("acme", "tokens", 100).__aenter__())
+    site.drain()
+    site.run(site.tails._restorer.degrade(partition_of("acme")))
+    before = site.house.redis.xlen(f"{TAG}outbox"), site.house.redis.hgetall(counters_key("acme"))
+    with pytest.raises(BacklogFull):
+        site.run(site.house.gate.commit(held.reservation_id, 70))
+    with pytest.raises(BacklogFull):
+        site.contract(policy_of(quota(1000)), version=2, status="suspended")
+    assert (site.house.redis.xlen(f"{TAG}outbox"), site.house.redis.hgetall(counters_key("acme"))) == before
+
+
+def test_nothing_is_trimmed_where_redis_has_another_record(site):
+    for _ in range(3):
+        site.house.decide(1)
+    partition, control = partition_of("acme"), site.house.control
+    entries = site.run(control.read_outbox({partition: "0-0"}, 10))
+    (_, second, record), (_, third, _) = entries[1:]
+    assert site.run(control.trim_outbox(partition, third, record)) is False
+    assert site.run(control.trim_outbox(partition, f"{third}0", record)) is False
+    assert site.house.redis.xlen(f"{TAG}outbox") == 3
+    assert site.run(control.trim_outbox(partition, second, record)) is True
+    assert site.house.redis.xlen(f"{TAG}outbox") == 2, "the last that is stored stays"
 
 
 def test_reservations_that_redis_forgot_are_open_again_and_those_that_ended_are_not(site):
