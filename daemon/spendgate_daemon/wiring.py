@@ -218,7 +218,12 @@ async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
         relay = Job("store-relay", store_relay.run_once)
         loops = [
             relay,
-            Job("lost-tails", LostTails(control, store, store_relay, clock_us).run_once, deadline_seconds=900),
+            Job(
+                "lost-tails",
+                LostTails(control, store, store_relay, clock_us).run_once,
+                deadline_seconds=900,
+                idle_seconds=0.2,
+            ),
             Job("advice", advice.run_once),
             Job("verifier", led(Verifier(store).run_once), idle_seconds=0.2),
             Job("late-duplicates", led(LateDuplicates(store, take_back(control, store)).run_once), idle_seconds=0.5),
