@@ -12,7 +12,7 @@ def test_killed_processes_and_a_bad_usagebox_leave_equal_books(redis_url, tmp_pa
     site = KillSite(tmp_path, redis_url, seed=7, share=0.3)
     with site.running():
         with site.load():
-            for part in ("daemon", "api", "daemon", "api"):
+            for part in ("daemon", "api"):
                 site.kill(part)
             site.kill_after_sending()
         site.settle()
