@@ -192,7 +192,7 @@ def test_deliveries_made_before_the_running_total_are_in_it(tmp_path):
     database.close()
 
 
-def test_no_question_of_a_screen_reads_the_whole_table(tmp_path):
+def test_no_question_of_a_screen_or_a_relay_reads_the_whole_table(tmp_path):
     database = Database(f"sqlite:///{tmp_path / 'plans.db'}")
     database.migrate()
     asked = []
@@ -213,6 +213,10 @@ def test_no_question_of_a_screen_reads_the_whole_table(tmp_path):
     store.deliveries.waiting(SINK, 9)
     store.dead_letters.page(SINK, limit=9)
     store.guardrail_events.page(limit=9, kind="stopped")
+    store.guardrail_events.of_kind("duplicate", 1, 9)
+    store.decisions.newest_first("acme", None, 9)
+    with database.writing() as connection:
+        store.decisions.debited_before(connection, ["d001-1-1", "d001-1-2"])
     with database.reading() as connection:
         for statement, values in [each for each in asked if each[0].startswith("SELECT")]:
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()

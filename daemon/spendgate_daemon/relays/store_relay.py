@@ -241,13 +241,13 @@ class StoreRelay:
     def _duplicates(self, connection: sa.Connection, new: Sequence[Extract]) -> list[GuardrailEvent]:
         """What debits an event that was debited before, so long ago that the gate had forgotten it, or before Redis lost a
         tail."""
-        debits = [each.decision for each in new if each.usage and each.decision["mode"] != "correct"]
-        firsts = self._store.decisions.first_debits(connection, list({_event_of(each) for each in debits}))
-        return [
-            duplicate_event(each, firsts[_event_of(each)])
-            for each in debits
-            if firsts[_event_of(each)] != each["decision_id"]
-        ]
+        debits = {
+            each.decision["decision_id"]: each.decision
+            for each in new
+            if each.usage and each.decision["mode"] != "correct"
+        }
+        again = self._store.decisions.debited_before(connection, list(debits))
+        return [duplicate_event(debits[decision_id], first) for decision_id, first in again.items()]
 
     def _count_gaps(self, stored: Sequence[Stored]) -> None:
         cursors = dict(self._cursors)
@@ -269,10 +269,6 @@ class StoreRelay:
         touched = {record.customer_id for record in records}
         for observer in self._observers:
             observer(touched)
-
-
-def _event_of(decision: Mapping[str, Any]) -> tuple[str, str]:
-    return decision["customer_id"], decision["event_id"]
 
 
 def place_of(stream_id: str) -> tuple[int, int]:

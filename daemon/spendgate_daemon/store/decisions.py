@@ -60,17 +60,23 @@ class Decisions:
             found |= set(connection.execute(query).scalars())
         return found
 
-    def first_debits(self, connection: sa.Connection, events: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """The first decision or end of a reservation that debited each of these events (customer, event id)."""
-        found: dict[tuple[str, str], str] = {}
-        event = sa.tuple_(decisions.c.customer_id, decisions.c.event_id)
-        columns = (decisions.c.customer_id, decisions.c.event_id, decisions.c.decision_id)
-        for start in range(0, len(events), 250):
-            query = sa.select(*columns).where(debiting, event.in_(events[start : start + 250]))
-            query = query.where(decisions.c.quantities != "{}").order_by(decisions.c.position)
-            for customer_id, event_id, decision_id in connection.execute(query):
-                found.setdefault((customer_id, event_id), decision_id)
-        return found
+    def debited_before(self, connection: sa.Connection, decision_ids: Sequence[str]) -> dict[str, str]:
+        """Which of these, which are stored, debit an event that was debited before; by the first that did."""
+        earlier = sa.alias(decisions, "earlier")
+        same = sa.and_(
+            earlier.c.customer_id == decisions.c.customer_id,
+            earlier.c.event_id == decisions.c.event_id,
+            earlier.c.position < decisions.c.position,
+            sa.text(f"earlier.{debiting.text.replace('AND mode', 'AND earlier.mode')}"),
+        )
+        query = sa.select(decisions.c.decision_id, earlier.c.decision_id, earlier.c.position)
+        query = query.join(earlier, same).where(earlier.c.quantities != "{}")
+        found: dict[str, tuple[int, str]] = {}
+        for start in range(0, len(decision_ids), 500):
+            mine = decisions.c.decision_id.in_(decision_ids[start : start + 500])
+            for decision_id, first, position in connection.execute(query.where(mine)):
+                found[decision_id] = min(found.get(decision_id, (position, first)), (position, first))
+        return {decision_id: first for decision_id, (_, first) in found.items()}
 
     def get(self, decision_id: str) -> StoredDecision | None:
         with self._database.reading() as connection:
