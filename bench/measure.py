@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 import shutil
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -108,6 +110,32 @@ def running_redis(*options: str) -> Iterator[tuple[str, int]]:
         finally:
             process.terminate()
             process.wait(timeout=20)
+
+
+@contextlib.contextmanager
+def running_postgresql() -> Iterator[str]:
+    """URL of a PostgreSQL of its own, with its usual durability. It refuses to run as root, so root runs it as `postgres`."""
+    on_path = shutil.which("initdb")
+    folders = [Path(on_path).parent] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    if not folders:
+        raise Missing("no PostgreSQL on PATH or in /usr/lib/postgresql")
+    as_other = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
+    port, home = free_port(), Path(tempfile.mkdtemp(prefix="spendgate-bench-"))
+    if as_other:
+        shutil.chown(home, "postgres", "postgres")
+
+    def run(name: str, *arguments: str) -> None:
+        command = [*as_other, str(folders[0] / name), "-D", str(home / "data"), *arguments]
+        subprocess.run(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+
+    try:
+        run("initdb", "-U", "spendgate", "--auth=trust", "-E", "UTF8")
+        options = f"-p {port} -k {home} -c listen_addresses=127.0.0.1"
+        run("pg_ctl", "-w", "-l", str(home / "log"), "-o", options, "start")
+        yield f"postgresql://spendgate@127.0.0.1:{port}/postgres"
+        run("pg_ctl", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def wait_for(url: str) -> None:

@@ -63,20 +63,31 @@ class Decisions:
     def debited_before(self, connection: sa.Connection, decision_ids: Sequence[str]) -> dict[str, str]:
         """Which of these, which are stored, debit an event that was debited before; by the first that did."""
         earlier = sa.alias(decisions, "earlier")
-        same = sa.and_(
-            earlier.c.customer_id == decisions.c.customer_id,
-            earlier.c.event_id == decisions.c.event_id,
-            earlier.c.position < decisions.c.position,
-            sa.text(f"earlier.{debiting.text.replace('AND mode', 'AND earlier.mode')}"),
+        # A subquery for each, and no plain minimum: as a join, or ordered by position, PostgreSQL reads far too much of a
+        # table that it has no statistics of.
+        first = (
+            sa.select(sa.func.min(earlier.c.position + 0))
+            .where(
+                sa.text(f"earlier.{debiting.text.replace('AND mode', 'AND earlier.mode')}"),
+                earlier.c.customer_id == decisions.c.customer_id,
+                earlier.c.event_id == decisions.c.event_id,
+                earlier.c.position < decisions.c.position,
+                earlier.c.quantities != "{}",
+            )
+            .scalar_subquery()
         )
-        query = sa.select(decisions.c.decision_id, earlier.c.decision_id, earlier.c.position)
-        query = query.join(earlier, same).where(earlier.c.quantities != "{}")
-        found: dict[str, tuple[int, str]] = {}
+        query = sa.select(decisions.c.decision_id, first)
+        firsts: dict[str, int] = {}
         for start in range(0, len(decision_ids), 500):
             mine = decisions.c.decision_id.in_(decision_ids[start : start + 500])
-            for decision_id, first, position in connection.execute(query.where(mine)):
-                found[decision_id] = min(found.get(decision_id, (position, first)), (position, first))
-        return {decision_id: first for decision_id, (_, first) in found.items()}
+            firsts |= {name: at for name, at in connection.execute(query.where(mine)) if at is not None}
+        if not firsts:
+            return {}
+        named = sa.select(decisions.c.position, decisions.c.decision_id).where(
+            decisions.c.position.in_(set(firsts.values()))
+        )
+        names = {row.position: row.decision_id for row in connection.execute(named)}
+        return {decision_id: names[at] for decision_id, at in firsts.items()}
 
     def get(self, decision_id: str) -> StoredDecision | None:
         with self._database.reading() as connection:
