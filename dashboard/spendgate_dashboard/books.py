@@ -44,10 +44,21 @@ def show_books() -> None:
         st.caption("The first 200 are shown; `spendgate reconcile` lists them all.")
 
 
-def _table(lines: list[dict[str, Any]]) -> None:
+def show_books_of(customer_id: str) -> None:
+    """The same of one customer, as last compared."""
+    st.subheader("Enforced, recorded, billed")
+    lines = api().get("/v1/books", limit=200, customer_id=customer_id)["items"]
+    if lines:
+        _table(lines, of_one=True)
+    else:
+        st.caption("Not compared yet, or nothing was used: the daemon compares every customer in turn.")
+
+
+def _table(lines: list[dict[str, Any]], *, of_one: bool = False) -> None:
+    customers = {} if of_one else {"Customer": [line["customer_name"] for line in lines]}
     st.dataframe(
-        {
-            "Customer": [line["customer_name"] for line in lines],
+        customers
+        | {
             "Limit or meter": [line["limit_id"] or ", ".join(line["meters"]) for line in lines],
             "Period from": [utc(instant(line["period_start"]), date=True) for line in lines],
             "Unit": [f"{line['unit']}s" for line in lines],

@@ -52,7 +52,7 @@ def test_a_start_after_a_loss_goes_on_where_it_was(tmp_path):
 
         reconciled = command(product, "reconcile", "--customer", "lost", "--dry-run")
         assert reconciled.returncode == 0, reconciled.stdout + reconciled.stderr
-        assert "0 differ" in reconciled.stdout
+        assert "0 differ." in reconciled.stdout
         assert "nothing to rebuild" in command(product, "rebuild").stdout
         assert "no customer 'nobody'" in command(product, "reconcile", "--customer", "nobody").stderr
     finally:

@@ -63,9 +63,9 @@ def test_without_a_session_nothing_is_shown_but_how_to_get_one(product, chromium
 def test_the_stop_is_on_the_customers_page_with_its_reason(product, screen):
     screen.open(path(product, "customer"))
     screen.see("output-month has 0 tokens left of 1,000 tokens")
-    customer = product.get("/v1/customers/stopped-one")
-    book = customer["usagebox"][0]
-    assert book["enforced"] == book["recorded"] == 1000
+    reconciled = product.post("/v1/books/reconcile", {"customer_id": "stopped-one"}).json()
+    line = next(line for line in reconciled["lines"] if line["limit_id"] == "output-month")
+    assert line["enforced"] == line["recorded"] == 1000
     screen.see("1,000 tokens (100 %)")
     screen.see("Where the numbers come from, and how old they are")
     screen.see("billing.hard-stop")

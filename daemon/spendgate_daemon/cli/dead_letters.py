@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 import httpx
 from cyclopts import App, Parameter
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from spendgate_daemon.cli.asking import ask, opened_api
 from spendgate_daemon.cli.starting import HomeOption
@@ -34,16 +34,16 @@ def list_(
     state
         Those that wait for somebody to deal with them, or those that were given up.
     """
-    table = Table(
-        "sink", "position", "event", "customer", "at", "error" if state == "dead" else "discarded by, because"
-    )
+    console, found = Console(soft_wrap=True, highlight=False), 0
     with opened_api(home) as http:
         for each in SINKS if sink is None else (sink,):
             for letter in _letters(http, each, state):
                 told = letter["error"] if state == "dead" else f"{letter['discarded_by']}: {letter['discard_reason']}"
-                row = (letter["item_id"], letter["customer_id"], letter["at"], told or "")
-                table.add_row(each, str(letter["position"]), *row)
-    Console().print(table)
+                what = f"{letter['item_id']} of {letter['customer_id']}, {letter['at']}"
+                console.print(f"[bold]{each} {letter['position']}[/]  {escape(what)}\n  {escape(told or '')}")
+                found += 1
+    if not found:
+        print("No dead letters." if state == "dead" else "No discarded letters.")
 
 
 @app.command

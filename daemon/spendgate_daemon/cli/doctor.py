@@ -15,7 +15,7 @@ _LOOKS = {"ok": "[green]✓ ok[/]", "warning": "[yellow]▲ warning[/]", "fault"
 
 def command(*, home: HomeOption = None) -> int:
     """Check Redis, store, UsageBox, Kafka, policy document and ports against the real servers. Exit code 1: there is a fault."""
-    findings: list[Finding] = asyncio.run(examine(read_settings(home)))
+    findings: list[Finding] = asyncio.run(examine(read_settings(home, log_level="warning")))
     table = Table("part", "", "what was found", show_lines=False)
     for finding in findings:
         table.add_row(finding.part, _LOOKS[finding.grade], finding.text)

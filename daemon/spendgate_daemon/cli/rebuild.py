@@ -19,13 +19,13 @@ def command(*, home: HomeOption = None) -> None:
     Counters, open reservations, remembered events, thresholds and overrides come back; use that was recorded in UsageBox
     is read again by the daemon. Partitions that lost nothing aren't touched. It may be stopped and started again.
     """
-    settings = read_settings(home)
+    settings = read_settings(home, log_level="warning")
     console = Console(stderr=True)
 
     async def main() -> None:
         async with open_parts(settings) as parts:
             columns = (TextColumn("customers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            with Progress(*columns, console=console) as bar:
+            with Progress(*columns, console=console, transient=True) as bar:
                 task = bar.add_task("customers", total=None)
 
                 def tell(done: rebuild.Progress) -> None:

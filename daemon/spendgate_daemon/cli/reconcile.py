@@ -32,7 +32,7 @@ def command(
 
     Exit code 1: something differs without a cause and was not put right, or somebody could not be compared.
     """
-    settings = read_settings(home)
+    settings = read_settings(home, log_level="warning")
     outcomes: list[Outcome] = []
     left_out: dict[str, str] = {}
 
@@ -64,7 +64,8 @@ def _tell(outcomes: list[Outcome], left_out: dict[str, str], *, dry_run: bool) -
     differ = sum(line.differs for line in lines)
     wrong = [outcome.customer_id for outcome in outcomes if outcome.unexplained]
     console.print(
-        f"{len(outcomes):,} customers, {len(lines):,} lines: {len(lines) - differ:,} equal, {differ:,} differ."
+        f"Customers compared: {len(outcomes):,}. Lines: {len(lines):,}, of which {len(lines) - differ:,} are equal and "
+        f"{differ:,} differ."
     )
     for customer_id, why in list(left_out.items())[:20]:
         console.print(f"[yellow]Not compared: {escape(customer_id)}: {escape(why)}[/]")

@@ -23,14 +23,14 @@ HomeOption = Annotated[
 ]
 
 
-def read_settings(home: Path | None) -> Settings:
-    """Settings from the environment and, where that says nothing, from a running `spendgate up`; sets up the logs.
-    Exits with 2 and a message when they can't be used."""
+def read_settings(home: Path | None, *, log_level: str | None = None) -> Settings:
+    """Settings from the environment and, where that says nothing, from a running `spendgate up`; sets up the logs, by
+    `log_level` where a command tells everything itself. Exits with 2 and a message when they can't be used."""
     try:
         settings = with_home(Settings.read().at_home(home))
     except SettingsError as exc:
         fail(str(exc), WRONG_SETTINGS)
-    set_up_logging(settings.log_level)
+    set_up_logging(log_level or settings.log_level)
     return settings
 
 

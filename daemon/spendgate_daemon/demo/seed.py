@@ -53,7 +53,7 @@ async def seed_demo(
     try:
         async with (
             httpx.AsyncClient(base_url=sandbox_url, headers=headers, timeout=TIMEOUT_SECONDS) as http,
-            UsageBox(sandbox_url, key, timeout_seconds=TIMEOUT_SECONDS) as usagebox,
+            UsageBox(sandbox_url, key, dialect="hosted", timeout_seconds=TIMEOUT_SECONDS) as usagebox,
         ):
             return await _seed(http, usagebox, now, tell)
     except (httpx.HTTPError, UsageBoxError) as exc:

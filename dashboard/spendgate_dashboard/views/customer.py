@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from spendgate_dashboard import reservations
+from spendgate_dashboard.books import show_books_of
 from spendgate_dashboard.charts import CONFIG, burn_chart
 from spendgate_dashboard.formats import ago, exact, instant, percent, utc, within
 from spendgate_dashboard.frame import api, banner, live
@@ -83,11 +84,11 @@ def _rest(customer_id: str) -> None:
     _burn(customer)
     _limits(customer)
     reservations.show_open(customer_id)
+    show_books_of(customer_id)
     left, right = st.columns([3, 2])
     with left:
-        _books(customer)
-    with right:
         _overrides(customer)
+    with right:
         _flags(customer)
     _provenance(customer)
     _decisions(customer_id)
@@ -193,32 +194,6 @@ def _used(line: dict[str, Any]) -> str:
     limit = line["limit"] if line["limit"] is not None else line["cap"]
     held = f", {exact(line['reserved'], line['unit'])} reserved" if line["reserved"] else ""
     return f"{exact(used, line['unit'])} ({percent(used, limit)}){held}"
-
-
-def _books(customer: dict[str, Any]) -> None:
-    st.subheader("Enforced, recorded, billed")
-    books = customer["usagebox"]
-    if not books:
-        st.caption("No meter of this plan is counted by period.")
-        return
-    st.dataframe(
-        {
-            "Meter": [book["meter"] for book in books],
-            "Enforced (Redis)": [f"{book['enforced']:,}" for book in books],
-            "Recorded (store)": [f"{book['recorded']:,}" for book in books],
-            "UsageBox": [f"{book['billed']:,}" if book["billed"] is not None else "not read yet" for book in books],
-            "Unit": [f"{book['unit']}s" for book in books],
-            "UsageBox read": [ago(instant(book["as_of"])) for book in books],
-        },
-        hide_index=True,
-        alt="The same usage in three books",
-    )
-    if any(book["enforced"] != book["recorded"] for book in books):
-        st.warning(
-            "Redis and the store differ: decisions are on their way, or something is wrong. Look again in a second.",
-            icon="▲",
-        )
-    st.caption("UsageBox lags by what is on its way there; usage recorded outside the gate is in all three.")
 
 
 def _provenance(customer: dict[str, Any]) -> None:

@@ -327,18 +327,6 @@ CUSTOMER_ROW: Final = answer(
     updated_at=INSTANT,
 )
 
-_BOOK: Final = answer(
-    limit_id=TEXT,
-    meter=TEXT,
-    unit=TEXT,
-    period_start=INSTANT,
-    enforced=WHOLE,
-    recorded=nullable(WHOLE),
-    billed=nullable(WHOLE),
-    external=WHOLE,
-    as_of=nullable(INSTANT),
-)
-
 CUSTOMER: Final = extended(
     "CustomerRow",
     policy=answer(
@@ -358,7 +346,6 @@ CUSTOMER: Final = extended(
     state_since=nullable(INSTANT),
     until=nullable(INSTANT),
     sentence=TEXT,
-    usagebox=listed(_BOOK),
     provenance=listed(
         answer(number=TEXT, source=TEXT, version=nullable(TEXT), as_of=nullable(INSTANT), age_seconds=nullable(NUMBER))
     ),

@@ -10,11 +10,9 @@ from litestar import Request, get
 from litestar.params import FromPath
 
 from spendgate.decision import limit_answer
-from spendgate.limits import Quota
 from spendgate.limits.check import Grant
 from spendgate.limits.result import LimitResult
 from spendgate.reasons import MICRO, rfc3339
-from spendgate.snapshot import Snapshot
 from spendgate_daemon.api.problems import invalid, not_found
 from spendgate_daemon.api.provenance import provenance_of
 from spendgate_daemon.api.reading import path_id
@@ -24,7 +22,6 @@ from spendgate_daemon.api.sentence import sentence_of
 from spendgate_daemon.api.services import Services
 from spendgate_daemon.relays.burn import exhausts_at_us
 from spendgate_daemon.store.customers import Burn, Listed
-from spendgate_daemon.store.usage import Total
 from spendgate_flags.derive import flags_of
 
 STATES: Final = ("ok", "throttled", "stopped", "suspended")
@@ -63,7 +60,6 @@ def handlers(services: Services) -> list[Any]:
         overrides = await asyncio.to_thread(lambda: store.overrides.of_customer(customer_id, active_at_us=now_us))
         units = snapshot.standing.units_let_through
         totals = await asyncio.to_thread(store.usage.totals, customer_id)
-        books = await asyncio.to_thread(lambda: _books(services, snapshot, totals))
         standing = snapshot.standing
         until_us = standing.next_change_at_us if standing.state != "ok" else 0
         return row_answer(found, standing.state) | {
@@ -87,7 +83,6 @@ def handlers(services: Services) -> list[Any]:
             "state_since": rfc3339(found.state_since_us) if found.state_since_us else None,
             "until": rfc3339(until_us) if until_us else None,
             "sentence": sentence_of(snapshot),
-            "usagebox": books,
             "provenance": provenance_of(found, snapshot, totals),
             "as_of": rfc3339(now_us),
         }
@@ -143,34 +138,3 @@ def _limit(line: LimitResult, burn: Burn | None, now_us: int) -> dict[str, Any]:
         "burn_per_hour": per_hour,
         "exhausts_at": rfc3339(end_us) if end_us is not None else None,
     }
-
-
-def _books(services: Services, snapshot: Snapshot, totals: list[Total]) -> list[dict[str, Any]]:
-    """Per meter with a quota of its own: what Redis enforces, what the store recorded, what UsageBox has."""
-    read = {total.meter: total for total in totals}
-    # A limit of a part of the use has nothing in UsageBox to be compared with.
-    whole = {
-        limit.id for limit in snapshot.policy.limits if isinstance(limit, Quota) and not (limit.match or limit.per)
-    }
-    rows = []
-    for line in snapshot.limits():
-        if line.id not in whole or len(line.meters) != 1 or line.period_start_seconds is None:
-            continue
-        total = read.get(line.meters[0])
-        same = total is not None and total.period_start_seconds == line.period_start_seconds
-        start_us = line.period_start_seconds * 1_000_000
-        committed = services.store.usage.total(snapshot.customer_id, line.meters[0], start_us, snapshot.now_us + 1)
-        rows.append(
-            {
-                "limit_id": line.id,
-                "meter": line.meters[0],
-                "unit": line.unit,
-                "period_start": rfc3339(start_us),
-                "enforced": line.used + line.external,
-                "recorded": committed + line.external,
-                "billed": total.own + total.external if total is not None and same else None,
-                "external": line.external,
-                "as_of": rfc3339(total.read_at_us) if total is not None and same else None,
-            }
-        )
-    return rows
