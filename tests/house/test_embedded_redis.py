@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 
+import msgspec
 import pytest
 import redis.asyncio
 
@@ -83,3 +84,37 @@ def test_a_home_has_one_owner_at_a_time(tmp_path):
         pass
     with home.locked():
         assert sys.platform  # free again
+
+
+def test_it_is_ready_when_it_has_read_its_file_and_not_before(tmp_path):
+    home = Home(tmp_path / "home")
+    home.prepare()
+    url = redis_url(home)
+
+    async def started(part) -> int:
+        supervisor = Supervisor(home.logs, restart=False, tell=print)
+        try:
+            await supervisor.start(part, lambda child: redis_ready(child, url))
+            async with redis.asyncio.Redis.from_url(url) as client:
+                await client.set("kept", "yes")
+                return await client.dbsize()
+        finally:
+            await supervisor.stop()
+
+    async def scenario() -> None:
+        part = redis_part(home, find_server())
+        supervisor = Supervisor(home.logs, restart=False, tell=print)
+        await supervisor.start(part, lambda child: redis_ready(child, url))
+        async with redis.asyncio.Redis.from_url(url) as client:
+            for start in range(0, 30_000, 1000):
+                async with client.pipeline(transaction=True) as pipe:
+                    for number in range(start, start + 1000):
+                        pipe.set(f"key-{number}", "x")
+                    await pipe.execute()
+        await supervisor.stop()
+        slowly = msgspec.structs.replace(
+            part, command=[*part.command, "--key-load-delay", "100", "--loading-process-events-interval-bytes", "1024"]
+        )
+        assert await started(slowly) == 30_001
+
+    asyncio.run(scenario())

@@ -24,7 +24,7 @@ from spendgate_daemon.up.home import Home
 
 SERVERS: Final = ("redis-server", "valkey-server")
 READY_SECONDS: Final = 60.0
-"""Long, because a large append-only file is read before Redis answers."""
+"""From its start, and from when it was last heard that it still reads its file."""
 
 LEFTOVER_SECONDS: Final = 10.0
 
@@ -77,12 +77,17 @@ def redis_part(home: Home, server: str) -> Part:
 
 
 async def redis_ready(child: Child, url: str) -> None:
-    """Wait until it answers. Raises ChildFailed."""
+    """Wait until it has read its file and answers. Raises ChildFailed."""
     deadline = time.monotonic() + READY_SECONDS
     async with redis.asyncio.Redis.from_url(url, socket_timeout=2) as client:
         while child.process.returncode is None and time.monotonic() < deadline:
-            with contextlib.suppress(redis.exceptions.RedisError, OSError):
-                await client.echo("spendgate")
+            try:
+                await client.exists("spendgate")  # ECHO is answered while it still reads
+            except redis.exceptions.BusyLoadingError:
+                deadline = time.monotonic() + READY_SECONDS
+            except (redis.exceptions.RedisError, OSError):
+                pass
+            else:
                 return
             await asyncio.sleep(0.02)
     if child.process.returncode is not None:
