@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from clusters import until
 from proxy import Proxy, proxied
 from spendgate import GateUnavailable
 from spendgate.transports import Transport, connect
 from spendgate.transports.multiplexed.batch import MAX_BACKLOG_BYTES
-from spendgate.transports.multiplexed.node import MAX_ABANDONED, MAX_IN_FLIGHT
+from spendgate.transports.multiplexed.node import COMMANDS_A_WRITE, MAX_ABANDONED, MAX_IN_FLIGHT
 from transport_scripts import ECHO, INCREMENT, SIZE
 
 LATE_SECONDS = 0.05
@@ -37,6 +38,32 @@ async def held(proxy: Proxy) -> None:
 
 async def echo(transport: Transport, text: str) -> bytes:
     return await transport.run(ECHO, "k", [text])
+
+
+def test_redis_begins_while_the_turn_goes_on(server, url):
+    async def scenario() -> None:
+        transport = connect(url, 10)
+        server.delete("begun")
+        await transport.run(INCREMENT, "begun", [])
+
+        async def still_in_the_turn() -> int:
+            until(lambda: int(server.get("begun")) == 1 + COMMANDS_A_WRITE)
+            return len(waiting)
+
+        waiting: set[int] = set()
+
+        async def call(number: int) -> None:
+            waiting.add(number)
+            await transport.run(INCREMENT, "begun", [])
+            waiting.remove(number)
+
+        calls = [call(number) for number in range(COMMANDS_A_WRITE + 3)]
+        *_, others = await asyncio.gather(*calls, still_in_the_turn())
+        assert others == len(calls)
+        assert int(server.get("begun")) == 1 + len(calls)
+        await transport.aclose()
+
+    asyncio.run(scenario())
 
 
 def test_a_cancelled_caller_disturbs_nobody(proxy, url):

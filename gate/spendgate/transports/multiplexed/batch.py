@@ -1,4 +1,4 @@
-"""The commands of one turn of the event loop, and the two queues they pass through.
+"""Commands that go out together, and the two queues they pass through.
 
 The timeout is the same for every command, so deadlines expire in the order of submission and one timer, set to the
 oldest, serves thousands of calls: a timer or a task for each would cost more than the call itself.
@@ -18,7 +18,7 @@ MAX_BACKLOG_BYTES: Final = 32 * 1024 * 1024
 
 
 class Batch:
-    """Commands submitted in the same turn: they share a deadline and a write.
+    """Commands that are submitted together: they share a deadline and a write.
 
     Not yet sent while `pipe` is None. `room` is how many commands it may hold.
     """

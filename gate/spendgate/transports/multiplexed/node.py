@@ -1,7 +1,8 @@
 """One Redis, as many tasks of one event loop use it: one connection, made on first use and made again when lost.
 
-A call costs a future and a place in a list. What is submitted in one turn of the event loop goes out in one write at
-its end, so the more callers there are, the fewer system calls each of them costs.
+A call costs a future and a place in a list. What is submitted in one turn of the event loop goes out together, a few
+commands a write, so the more callers there are, the fewer system calls each of them costs. Not all of it in one: Redis
+answers what it has read at once, so it and this process would take turns, one idle while the other works.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from spendgate.transports.multiplexed.batch import Backlog, Batch, Deadlines
 from spendgate.transports.multiplexed.pipe import Pipe, open_pipe
 from spendgate.transports.session import HANDSHAKE_SECONDS, Session
 
+COMMANDS_A_WRITE: Final = 8
+"""Enough to make a system call cheap, and few enough that Redis begins while the others of the turn are made. Measured:
+all values from 4 to 12 are equal, without a bound 64 callers get three quarters."""
 MAX_IN_FLIGHT: Final = 10_000
 """Commands of one connection that were not answered yet; one more is refused."""
 MAX_ABANDONED: Final = MAX_IN_FLIGHT // 2
@@ -58,7 +62,7 @@ class Node:
         self._deadlines = Deadlines(self._expired)
 
     def submit(self, command: bytes) -> tuple[asyncio.Future[Any], Batch]:
-        """Send a packed command at the end of this turn of the event loop, in the batch that is returned.
+        """Send a packed command in the batch that is returned, at the end of this turn of the event loop or sooner.
 
         The future gets the reply, a ReplyError as a value, or GateUnavailable: at the latest at the batch's deadline.
         """
@@ -71,6 +75,8 @@ class Node:
         future = loop.create_future()
         batch.futures.append(future)
         batch.commands.append(command)
+        if len(batch.commands) >= COMMANDS_A_WRITE:
+            self._flush()
         return future, batch
 
     def retire(self, batch: Batch) -> None:
