@@ -15,7 +15,6 @@ from measure import REPEATS, Row, redis_benchmark, running_redis
 from spendgate.control import Control
 from spendgate.limits import Limit, PerEvent, Quota, Rate, Threshold
 from spendgate.policy import EffectivePolicy
-from spendgate.script import DECIDE
 from spendgate.state import PolicyState
 from spendgate.window import Window
 
@@ -29,7 +28,6 @@ def measure(*, quick: bool) -> Iterator[Row]:
     with running_redis() as (url, port):
         asyncio.run(install(url))
         with redis.Redis.from_url(url) as client:
-            client.script_load(DECIDE.source)
             for version in range(REPEATS):
                 for count, values in costs.items():
                     asyncio.run(contract(url, policy_with(count), 10 * version + count))
@@ -70,7 +68,7 @@ def cpu_us(client: redis.Redis, port: int, requests: int) -> float:
     """Microseconds of CPU that Redis used for each, by its own account. Commands are pipelined, so that none of it is
     waiting for the next one."""
     before = cpu_seconds(client)
-    redis_benchmark(port, 4, requests, benchmark_arguments(), pipelined=PIPELINED)
+    redis_benchmark(port, 4, requests, benchmark_arguments(port), pipelined=PIPELINED)
     return (cpu_seconds(client) - before) / requests * 1e6
 
 

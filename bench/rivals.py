@@ -1,7 +1,8 @@
 """The asyncio client beside what one would use instead, 16 callers each, in turns on the same Redis.
 
-The rate limiters count one number a window: no idempotency, no record, no second limit. `EVALSHA by redis-py` runs our script
-through the usual client. The two-step loop reads a counter, compares, and writes: what one writes first, and what overspends.
+The rate limiters count one number a window: no idempotency, no record, no second limit. `the same by redis-py` makes our
+decision through the usual client. The two-step loop reads a counter, compares, and writes: what one writes first, and what
+overspends.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from measure import REPEATS, Row, running_redis
 from spendgate import Gate, usage_event
 from spendgate.calls import decide_arguments
 from spendgate.keys import counters_key
-from spendgate.script import DECIDE
 
 CALLERS = 16
 MANY = 10**9
@@ -37,11 +37,9 @@ Call = Callable[[], Awaitable[object]]
 
 def measure(*, quick: bool) -> Iterator[Row]:
     requests = 1_600 if quick else 8_000
-    with running_redis() as (url, _):
+    with running_redis() as (url, port):
         asyncio.run(clients.install(url))
-        with redis.Redis.from_url(url) as client:
-            client.script_load(DECIDE.source)
-        rounds = [asyncio.run(one_round(url, requests)) for _ in range(REPEATS)]
+        rounds = [asyncio.run(one_round(url, clients.how_called(port), requests)) for _ in range(REPEATS)]
         overspent = [float(asyncio.run(overspent_by_two_steps(url))) for _ in range(REPEATS)]
     mine = [each["Spendgate"] for each in rounds]
     for rival in rounds[0]:
@@ -53,7 +51,7 @@ def measure(*, quick: bool) -> Iterator[Row]:
     yield Row(f"two-step loop: units spent beyond a cap of {CAP}", overspent, "units")
 
 
-async def one_round(url: str, requests: int) -> dict[str, float]:
+async def one_round(url: str, how: tuple[str, str], requests: int) -> dict[str, float]:
     """Calls a second of each, one after the other."""
     async with Gate.from_url(url) as gate, redis.asyncio.Redis.from_url(url) as client:
         fixed_window = FixedWindowRateLimiter(RedisStorage(f"async+{url}", implementation="redispy"))
@@ -72,7 +70,7 @@ async def one_round(url: str, requests: int) -> dict[str, float]:
         async def by_redis_py() -> None:
             event_id = f"v{next(_numbers):011}"
             event = usage_event(clients.CUSTOMER, "tokens", QUANTITY, event_id=event_id, metadata=clients.METADATA)
-            await client.evalsha(DECIDE.sha, 1, key, *decide_arguments(event, "decide", dry_run=False))
+            await client.execute_command(*how, 1, key, *decide_arguments(event, "decide", dry_run=False))
 
         async def two_steps() -> None:
             await spend_in_two_steps(client, MANY)
@@ -81,7 +79,7 @@ async def one_round(url: str, requests: int) -> dict[str, float]:
             "Spendgate": spendgate,
             "limits": lambda: fixed_window.hit(item, clients.CUSTOMER),
             "throttled-py": lambda: throttle.limit(clients.CUSTOMER),
-            "EVALSHA by redis-py": by_redis_py,
+            "the same by redis-py": by_redis_py,
             "two-step loop": two_steps,
         }
         return {name: await calls_a_second(call, requests) for name, call in calls.items()}

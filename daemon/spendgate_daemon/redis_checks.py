@@ -10,6 +10,7 @@ import redis.exceptions
 import structlog
 
 OLDEST_VERSION: Final = (6, 2)
+FUNCTIONS_VERSION: Final = (7, 0)
 
 _log = structlog.get_logger("spendgate.redis")
 
@@ -29,7 +30,16 @@ class RedisFacts(msgspec.Struct, frozen=True):
 
     @property
     def is_old(self) -> bool:
-        return tuple(int(part) for part in self.version.split(".")[:2]) < OLDEST_VERSION
+        return self._numbers < OLDEST_VERSION
+
+    @property
+    def has_functions(self) -> bool:
+        """Whether it keeps the scripts as functions, which makes a decision cheaper."""
+        return self._numbers >= FUNCTIONS_VERSION
+
+    @property
+    def _numbers(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in self.version.split(".")[:2])
 
     @property
     def durability(self) -> str:

@@ -22,6 +22,7 @@ from spendgate_daemon.books.reconcile import Reconcile
 from spendgate_daemon.corrections import Asked, Corrections, CorrectionsBehind
 from spendgate_daemon.documents import PolicyDocument, load_default, load_document
 from spendgate_daemon.jobs import Job
+from spendgate_daemon.libraries import forget_libraries
 from spendgate_daemon.metrics import OUTBOX_ENTRIES
 from spendgate_daemon.mirror.apply import Applier
 from spendgate_daemon.mirror.customers_file import CustomersFile
@@ -207,6 +208,7 @@ async def open_daemon(settings: Settings) -> AsyncIterator[DaemonParts]:
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(open_parts(settings))
         gate, control, store = parts.gate, parts.control, parts.store
+        await forget_libraries(control.redis)
         replica = Replica(store)
         await replica.renew_once()
         stack.push_async_callback(replica.leave)

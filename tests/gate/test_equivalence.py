@@ -8,7 +8,6 @@ at its one place, by a time that the test sets.
 
 from __future__ import annotations
 
-import functools
 import os
 
 import msgspec
@@ -34,11 +33,12 @@ from spendgate.limits.layout import pack_integers
 from spendgate.policy import EffectivePolicy
 from spendgate.record import agrees, decode_record
 from spendgate.reservation import Facts
-from spendgate.script import Script, script_of
+from spendgate.script import Script, load_scripts
 from spendgate.state import OverrideSet, PolicyState, Standing
 from spendgate.testing import PLAYS, MemoryRedis
 from spendgate.testing.memory import EPOCH
 from spendgate.token import ReservationToken
+from transport_scripts import has_functions
 
 STEPS_IN_ALL = int(os.environ.get("SPENDGATE_EQUIVALENCE_STEPS", "50000"))
 STEPS_PER_HISTORY = 50
@@ -46,33 +46,16 @@ CLOCK = "local time = call('TIME')"
 CUSTOMER = "acme"
 KEY = counters_key(CUSTOMER)
 TAG = tag_of(partition_of(CUSTOMER))
-USED = (
-    scripts.DECIDE,
-    scripts.FINISH_RESERVATION,
-    scripts.RESERVED,
-    scripts.SNAPSHOT,
-    scripts.PUT_STATE,
-    scripts.PUT_OVERRIDES,
-    scripts.PUT_EXTERNAL,
-    scripts.REFRESH,
-    scripts.SWEEP,
-    scripts.SETTLE,
-    scripts.REPAIR_RESERVED,
-    scripts.CORRECT,
-)
-
-
-@functools.cache
-def with_clock(script: Script) -> Script:
-    """The script, reading the time from a key instead of Redis's clock."""
-    assert script.source.count(CLOCK) == 1
-    return script_of(script.name, script.source.replace(CLOCK, "local time = call('HMGET', 'clock', 's', 'us')"))
+TOLD = load_scripts(lambda text: text.replace(CLOCK, "local time = call('HMGET', 'clock', 's', 'us')"))
+"""The scripts, reading the time from a key instead of Redis's clock."""
+assert all(script.source.count(CLOCK) == 1 for script in (scripts.DECIDE, scripts.SWEEP))
 
 
 class Equivalence(RuleBasedStateMachine):
     """`policies` are those that were ever in force; `tokens` are reservations that were ever given."""
 
     client: redis.Redis
+    as_functions: bool
 
     @initialize(policy=made.policies(), default=made.policies(), known=st.booleans())
     def install(self, policy, default, known):
@@ -109,7 +92,9 @@ class Equivalence(RuleBasedStateMachine):
         """Both play the script; they must answer the same and be left the same."""
         self.client.hset("clock", mapping={"s": self.now_us // 1_000_000, "us": self.now_us % 1_000_000})
         given = [TAG, *arguments] if script is scripts.SWEEP else [TAG, CUSTOMER, *arguments]
-        reply = self.client.evalsha(with_clock(script).sha, 1, key, *given)
+        told = TOLD[script.name]
+        how = ("FCALL", told.function) if self.as_functions else ("EVALSHA", told.sha)
+        reply = self.client.execute_command(*how, 1, key, *given)
         expected = self.model.run(script, given)
         assert plain(reply) == plain(expected), f"{script.name}: {plain(reply)} is not {plain(expected)}"
         self.check_state()
@@ -467,27 +452,34 @@ def plain(reply):
 
 @pytest.mark.timeout(1200)
 def test_the_scripts_equal_their_definition(redis_server):
-    hold_equal(redis_server, STEPS_IN_ALL)
+    with redis.Redis.from_url(redis_server) as client:
+        hold_equal(redis_server, STEPS_IN_ALL, as_functions=has_functions(client))
 
 
 @pytest.mark.parametrize("name", SERVER_NAMES)
 @pytest.mark.timeout(600)
 def test_so_they_do_on_every_redis(name, tmp_path):
-    """A share of the same, on each server that the gate is for."""
+    """A share of the same, on each server that the gate is for, in each way that it has."""
     servers = find_redis_servers()
     require(name, found=name in servers)
     process, url = start_redis(servers[name], tmp_path)
     try:
-        hold_equal(url, STEPS_IN_ALL // 25)
+        with redis.Redis.from_url(url) as client:
+            ways = (False, True) if has_functions(client) else (False,)
+        for as_functions in ways:
+            hold_equal(url, STEPS_IN_ALL // (25 * len(ways)), as_functions=as_functions)
     finally:
         stop(process)
 
 
-def hold_equal(url, steps):
+def hold_equal(url, steps, *, as_functions):
     with redis.Redis.from_url(url, db=1) as client:
-        Equivalence.client = client
-        for script in USED:
-            client.script_load(with_clock(script).source)
+        Equivalence.client, Equivalence.as_functions = client, as_functions
+        if as_functions:
+            client.function_load(TOLD["decide"].library.source, replace=True)
+        else:
+            for script in TOLD.values():
+                client.script_load(script.source)
         run_state_machine_as_test(
             Equivalence,
             settings=settings(

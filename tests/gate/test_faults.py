@@ -16,9 +16,8 @@ from requirements import require
 from spendgate import Gate, GateUnavailable, SyncGate
 from spendgate.control import Control
 from spendgate.event import usage_event
-from spendgate.script import DECIDE
 from spendgate.testing import FakeGate, FakeSyncGate
-from transport_scripts import FOREVER
+from transport_scripts import FOREVER, forget_scripts
 
 POLICY = policy_of(quota(1000))
 
@@ -164,10 +163,9 @@ def test_a_connection_that_is_reset_while_many_wait(house, proxy, run):
 
 
 def test_scripts_that_redis_forgot_are_sent_again(caller, house):
-    house.redis.script_flush()
-    assert not house.redis.script_exists(DECIDE.sha)[0]
+    forget_scripts(house.redis)
     assert caller.decide("acme", "tokens", 10, event_id="one").allowed
-    house.redis.script_flush()
+    forget_scripts(house.redis)
     assert caller.decide("acme", "tokens", 10, event_id="one").duplicate
     check_consistent(house)
 

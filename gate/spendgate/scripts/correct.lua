@@ -14,7 +14,7 @@ local function is_stored(id, epoch, sequence)
   return at_epoch < epoch or at_epoch == epoch and at_sequence <= sequence
 end
 
-return answer(function()
+return function()
   local tag, customer_id, event_raw, digest, facts_raw = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
   local epoch, sequence = tonumber(ARGV[6]), tonumber(ARGV[7])
   local meta, now_seconds, now_us = about.meta(tag), about.clock()
@@ -51,4 +51,4 @@ return answer(function()
   redis.call('SET', last_key, cmsgpack.pack({ correction_id, id }))
   reservations.refresh(customer)
   return done('corrected', id)
-end)
+end

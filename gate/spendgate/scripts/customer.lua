@@ -10,6 +10,8 @@ local pack, unpack_all = cmsgpack.pack, cmsgpack.unpack
 local STATES = { [0] = 'ok', 'throttled', 'stopped', 'suspended' }
 local STANDING = '>BI7I7I6I7'
 local LIMITS = 7 -- where they begin in the rules of a policy
+local RULES_KEPT = 2048
+local kept_rules, kept_count = NONE, 0
 
 local function standing_of(raw)
   if not raw then
@@ -53,12 +55,23 @@ local function counters_of(self)
   return counters
 end
 
--- The parts of a policy's rules, and of these the fields of its counters and its limits as tables.
+-- The parts of a policy's rules, and of these the fields of its counters and its limits as tables: nobody changes them, so
+-- a library keeps them, for as many policies as are in use on one Redis.
 local function rules_of(raw)
+  local known = kept_rules[raw]
+  if known then
+    return known[1], known[2], known[3]
+  end
   local parts = { unpack_all(raw) }
   local fields, limits = { unpack_all(parts[6]) }, {}
   for index = LIMITS, #parts do
     limits[index - LIMITS + 1] = { unpack_all(parts[index]) }
+  end
+  if LASTING then
+    if kept_count % RULES_KEPT == 0 then -- the first, or enough of them
+      kept_rules = {}
+    end
+    kept_rules[raw], kept_count = { parts, fields, limits }, kept_count + 1
   end
   return parts, fields, limits
 end

@@ -29,7 +29,7 @@ local function repeat_answer(customer, ended, action, actual)
   return answer_of(customer, 'duplicate', id, reason, facts)
 end
 
-return answer(function()
+return function()
   local tag, customer_id, action, event_raw, stream_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
   local effective_at_us, identity, actual, by_us = tonumber(ARGV[6]), ARGV[7], cmsgpack.unpack(ARGV[8]), tonumber(ARGV[9])
   local event, now_seconds, now_us = cmsgpack.unpack(event_raw), about.clock()
@@ -68,4 +68,4 @@ return answer(function()
   local id, facts = reservations.finish(customer, reservation, action, REASONS[action], actual, open)
   reservations.refresh(customer)
   return answer_of(customer, 'ended', id, REASONS[action], facts)
-end)
+end

@@ -4,9 +4,8 @@
 -- Answers {index (0: none is free), how many there are, held until, grants only in periods that begin after, now}.
 -- Whoever holds a slot lets pass only in periods that began before its time was over, and whoever takes it over only in
 -- later ones: the first may still be at work where Redis can't see it, and both together stay below one share.
-local slots, journal, hold_us, alone_us, leaves = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
-
-return answer(function()
+return function()
+  local slots, journal, hold_us, alone_us, leaves = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
   local _, now_us = use('customer').clock()
   local count = tonumber(redis.call('HGET', slots, 'count'))
   if not count then
@@ -43,4 +42,4 @@ return answer(function()
   local until_text, before_text = string.format('%.0f', now_us + hold_us), string.format('%.0f', before_us)
   redis.call('HSET', slots, 'slot:' .. index, journal .. ' ' .. until_text .. ' ' .. before_text)
   return { index, count, until_text, before_text, string.format('%.0f', now_us) }
-end)
+end

@@ -2,7 +2,7 @@
 -- that the store knows as others'. To be called again until nothing is left; a kill in between loses nothing.
 -- KEYS: the partition's meta.  ARGV: tag, id of the last entry that both have, the new epoch, how many entries at most.
 -- Answers {entries moved, sequence of the new epoch so far}.
-return answer(function()
+return function()
   local tag, common, epoch, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
   local outbox, meta = tag .. 'outbox', redis.call('HMGET', tag .. 'meta', 'epoch', 'seq', 'full_at')
   if meta[3] ~= DEGRADED then
@@ -20,4 +20,4 @@ return answer(function()
     redis.call('XDEL', outbox, entry[1])
   end
   return { #entries, string.format('%.0f', sequence) }
-end)
+end

@@ -1,8 +1,9 @@
--- Every script begins with this: constants, refusals, and the modules that follow (see script.py). Redis runs it from its
--- first line each time, and making functions and growing tables is a good part of what a decision costs. So a module is
--- made when it is first used, finds others by `use` instead of as upvalues, and names what it offers in one table at its
--- end. Whole numbers only, below 9e15, where Lua is exact. Everything is read and computed before the first write, because
--- an error rolls nothing back.
+-- Every script begins with this: constants, refusals, and the modules that follow (see script.py). In a library it is run
+-- once, and what it makes is kept (LASTING); elsewhere Redis runs it from its first line each time, and making functions and
+-- growing tables is a good part of what a decision costs. So a module is made when it is first used, finds others by `use`
+-- instead of as upvalues, and names what it offers in one table at its end. What speaks of one run is in no upvalue. Whole
+-- numbers only, below 9e15, where Lua is exact. Everything is read and computed before the first write, because an error
+-- rolls nothing back.
 local MAX_COUNTER = 9e15
 local NIL = '\192'
 local NONE = {} -- a list that nobody adds to
@@ -32,8 +33,12 @@ end
 
 -- Raises what was caught, as it was: since Redis 7, its pcall gives only the text of an error's table, and text that is
 -- raised again would be `ERR OOM ...` to the caller, who has to know OOM, READONLY and WRONGTYPE from a fault of ours.
+-- Redis 7 crashes when a function raises any other table.
 local function raise(fault)
-  error(type(fault) == 'string' and fault:find('^%u+ ') and { err = fault } or fault, 0)
+  if type(fault) == 'table' then
+    fault = fault.err or 'ERR ' .. tostring(fault.code)
+  end
+  error(fault:find('^%u+ ') and { err = fault } or fault, 0)
 end
 
 -- Runs a script's body; a refusal becomes {'error', code, subject}, anything else stays a script error.

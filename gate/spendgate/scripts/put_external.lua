@@ -1,7 +1,7 @@
 -- Writes what UsageBox counted from other sources for one limit and period.
 -- KEYS: counters of the customer.  ARGV: tag, customer id, limit id, period start, amount, requested at (microseconds).
 -- Answers 1, or 0 when the period is not the open one, a younger reading is there, or there is no such limit.
-return answer(function()
+return function()
   local about, tag, customer_id, limit_id = use('customer'), ARGV[1], ARGV[2], ARGV[3]
   local period_start, amount, requested_at_us = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
   local meta, now_seconds, now_us = about.meta(tag), about.clock()
@@ -32,4 +32,4 @@ return answer(function()
     end
   end
   return 0
-end)
+end

@@ -1,6 +1,6 @@
 -- Replaces a customer's overrides. The version only grows, so a late writer can't bring back what was revoked.
 -- KEYS: counters of the customer.  ARGV: tag, customer id, overrides, version.  Answers 1, or 0 when what is there is newer.
-return answer(function()
+return function()
   local about, tag, customer_id = use('customer'), ARGV[1], ARGV[2]
   local key = tag .. 'overrides:' .. customer_id
   local stored = redis.call('GET', key)
@@ -12,4 +12,4 @@ return answer(function()
   use('standing').refresh(about.read(tag, customer_id, meta, now_seconds, now_us, given), true, false)
   redis.call('SET', key, ARGV[3])
   return 1
-end)
+end

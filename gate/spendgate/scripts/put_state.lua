@@ -1,7 +1,7 @@
 -- Writes the mirror's view of a customer and the policy it names. A version only grows.
 -- KEYS: counters of the customer.  ARGV: tag, customer id, state, policy digest, policy, its rules, force.
 -- Answers 1 when written, 0 when what is there is the same or newer.
-return answer(function()
+return function()
   local about, tag, customer_id, force = use('customer'), ARGV[1], ARGV[2], ARGV[7] == '1'
   local key = tag .. 'state:' .. customer_id
   local stored, written = redis.call('GET', key), cmsgpack.unpack(ARGV[3]:sub(42))
@@ -22,4 +22,4 @@ return answer(function()
   redis.call('SET', tag .. 'rules:' .. ARGV[4], ARGV[6])
   redis.call('SET', key, ARGV[3])
   return 1
-end)
+end

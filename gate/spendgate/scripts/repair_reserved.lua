@@ -160,7 +160,7 @@ local function apply(customer, difference)
   end
 end
 
-return answer(function()
+return function()
   local tag, customer_id, reservations_max, values_max = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
   local meta, now_seconds, now_us = about.meta(tag), about.clock()
   local customer = about.read(tag, customer_id, meta, now_seconds, now_us)
@@ -220,4 +220,4 @@ return answer(function()
   local first = reservations.ends(customer)[2]
   use('standing').refresh(customer, false, true, tonumber(first) or 0)
   return { 'repaired', id, count, overdue, counters }
-end)
+end

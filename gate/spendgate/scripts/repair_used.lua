@@ -6,7 +6,7 @@
 local about = use('customer')
 local HEAD, USED_AT = '>I5I7', 5
 
-return answer(function()
+return function()
   local tag, customer_id, limit_id, start, units = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
   local read_at_us, repaired_key, repaired_field = tonumber(ARGV[6]), tag .. 'repaired', limit_id .. '\n' .. customer_id
   if (tonumber(redis.call('HGET', repaired_key, repaired_field)) or 0) >= read_at_us then
@@ -34,4 +34,4 @@ return answer(function()
     end
   end
   return { 'moved' }
-end)
+end

@@ -39,7 +39,7 @@ local function lists_from(at)
   return next_list
 end
 
-return answer(function()
+return function()
   local tag, customer_id, epoch, sequence = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
   local meta, now_seconds, now_us = about.meta(tag), about.clock()
   if meta[3] ~= DEGRADED then
@@ -84,4 +84,4 @@ return answer(function()
   local result = about.result('allow', 'restored', '', '', customer.standing.state)
   local _, restored = about.append(customer, about.record(customer, 'restored', 'decide', nil, result))
   return { 'restored', restored }
-end)
+end

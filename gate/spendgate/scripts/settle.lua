@@ -17,7 +17,7 @@ local function has_room(customer, event)
   return true
 end
 
-return answer(function()
+return function()
   local tag, customer_id, event_raw, identity, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
   local effective_at_us, digest, journal, sequence = tonumber(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9])
   local meta, now_seconds, now_us = about.meta(tag), about.clock()
@@ -57,4 +57,4 @@ return answer(function()
   redis.call('HSET', tag .. 'settled', journal, sequence)
   reservations.refresh(customer)
   return done('debited', id, room)
-end)
+end

@@ -2,7 +2,7 @@
 -- told. If it isn't there as it was stored, Redis has lost a tail, and nothing is trimmed.
 -- KEYS: the partition's meta.  ARGV: tag, id of the last entry stored, its record, how many entries the store may lack.
 -- Answers 1, or 0 where Redis has lost a tail.
-return answer(function()
+return function()
   local tag, id, record, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
   local outbox = tag .. 'outbox'
   local found = redis.call('XRANGE', outbox, id, id)[1]
@@ -16,4 +16,4 @@ return answer(function()
     redis.call('HSET', tag .. 'meta', 'full_at', string.format('%.0f', tonumber(sequence) + most))
   end
   return 1
-end)
+end

@@ -7,7 +7,8 @@ each with its TLS variant:
     redis+sentinel://user:password@host:port,host2:port2/SERVICE/DB?sentinel_username=...&sentinel_password=...
 
 User and password are those of Redis; the Sentinels have their own, or none. An account needs EVALSHA, EVAL and GET, with
-Sentinels ROLE too, with a Cluster CLUSTER and ASKING too, besides what the scripts call.
+Sentinels ROLE too, with a Cluster CLUSTER and ASKING too, besides what the scripts call. With FCALL and FUNCTION LOAD as well,
+a decision costs Redis a third less.
 
 No error quotes the URL: it may hold a password, and in a malformed one the password may be anywhere.
 """

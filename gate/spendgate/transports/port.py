@@ -1,7 +1,7 @@
 """What the gate needs of Redis: run a script, read a key. Everything else in this folder does that.
 
 No script is ever sent twice: one whose reply was lost may have run, and only the caller, who keeps the `event_id`,
-can repeat it safely. The exceptions are replies that say that nothing ran: NOSCRIPT, MOVED and ASK.
+can repeat it safely. The exceptions are replies that say that nothing ran: of an unknown script or function, MOVED and ASK.
 """
 
 from __future__ import annotations

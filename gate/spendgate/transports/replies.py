@@ -25,7 +25,7 @@ _TOO_MANY_CLIENTS: Final = "ERR max number of clients"
 
 _RAISED_IN_SCRIPT: Final = re.compile(
     r"ERR Error running script \(call to \w+\): @user_script:\s*\d+: (?:@user_script:\s*\d+: )?-?(?P<before_7>\w+)"
-    r"|(?P<since_7>\w+) .* script: \w+, on @user_script:\d+",
+    r"|(?P<since_7>\w+) .* script: \w+, on @user_(?:script|function):\d+",
     re.DOTALL,
 )
 

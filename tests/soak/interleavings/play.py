@@ -22,13 +22,12 @@ from interleavings.menu import (
     override_arguments,
 )
 from interleavings.plan import Ask, Contract, End, External, Housekeeping, Plan, Step, plan_of
-from spendgate import script as scripts
 from spendgate.calls import decide_arguments, finish_arguments
 from spendgate.control import FIRST_GENERATION
 from spendgate.event import UsageEvent
 from spendgate.limits.layout import pack_integers
 from spendgate.record import decode_record
-from spendgate.script import Script, script_of
+from spendgate.script import Script, load_scripts
 from spendgate.state import OverrideSet
 from spendgate.token import ReservationToken
 from spendgate.transports.command import pack
@@ -36,29 +35,15 @@ from spendgate.transports.command import pack
 EPOCH: Final = 1_790_000_000_000
 AT_ONCE: Final = 250
 CLOCK: Final = "local time = call('TIME')"
-_PLAYED: Final = (
-    scripts.DECIDE,
-    scripts.FINISH_RESERVATION,
-    scripts.PUT_STATE,
-    scripts.PUT_OVERRIDES,
-    scripts.PUT_EXTERNAL,
-    scripts.REFRESH,
-    scripts.SWEEP,
-    scripts.SNAPSHOT,
-    scripts.RESERVED,
-    scripts.CORRECT,
-)
+Call = tuple[str, str]
+"""How a script is called: the command, and its name there."""
 _NEVER_US: Final = 10**15
 
 
 def told_scripts(alter: Callable[[str], str] = str) -> dict[str, Script]:
     """The scripts by name, with a clock that is told the time; `alter` breaks their source, to see that it is noticed."""
-    made = {}
-    for script in _PLAYED:
-        assert script.source.count(CLOCK) == 1
-        clock = "local time = { ARGV[#ARGV - 1], ARGV[#ARGV] }"
-        made[script.name] = script_of(script.name, alter(script.source.replace(CLOCK, clock)))
-    return made
+    clock = "local time = { ARGV[#ARGV - 1], ARGV[#ARGV] }"
+    return load_scripts(lambda text: alter(text.replace(CLOCK, clock)))
 
 
 class Player:
@@ -69,11 +54,23 @@ class Player:
         self._socket = socket.create_connection((place["host"], place["port"]), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = hiredis.Reader()
-        self._shas = {name: script.sha for name, script in played.items()}
-        self._ask([pack("SCRIPT", "LOAD", script.source) for script in played.values()])
+        self._calls = self._load(played)
 
     def close(self) -> None:
         self._socket.close()
+
+    def _load(self, played: Mapping[str, Script]) -> Mapping[str, Call]:
+        """Scripts by name as this Redis calls them: as functions, or before version 7 by their SHA-1."""
+        (library,) = {script.library for script in played.values()}
+        assert library is not None
+        try:
+            self._ask([pack("FUNCTION", "LOAD", "REPLACE", library.source)])
+        except hiredis.ReplyError as error:
+            if "unknown command" not in str(error):
+                raise
+            self._ask([pack("SCRIPT", "LOAD", script.source) for script in played.values()])
+            return {name: ("EVALSHA", script.sha) for name, script in played.items()}
+        return {name: ("FCALL", str(script.function)) for name, script in played.items()}
 
     def play(self, seeds: Sequence[int]) -> None:
         """Play and audit the interleavings of these seeds. Raises Broken, which names the seed."""
@@ -81,7 +78,7 @@ class Player:
             self._play_together(seeds[at : at + AT_ONCE])
 
     def _play_together(self, seeds: Sequence[int]) -> None:
-        games = [_Game(seed, plan_of(seed), self._shas) for seed in seeds]
+        games = [_Game(seed, plan_of(seed), self._calls) for seed in seeds]
         self._ask([pack("FLUSHDB"), *(game.prepare() for game in games)])
         for number in range(max(len(game.plan) for game in games)):
             playing = [game for game in games if number < len(game.plan)]
@@ -141,11 +138,11 @@ def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
 class _Game:
     """One interleaving on its way: what it sends next, and what came back."""
 
-    def __init__(self, seed: int, plan: Plan, shas: Mapping[str, str]) -> None:
+    def __init__(self, seed: int, plan: Plan, calls: Mapping[str, Call]) -> None:
         self.plan = plan
         self.tag = f"sg:{{{seed}}}:"
         self.played = Played(seed, plan)
-        self._shas = shas
+        self._calls = calls
         self._generation = 1
         self._tokens: dict[str, ReservationToken] = {}
 
@@ -219,7 +216,7 @@ class _Game:
 
     def _script(self, name: str, now_us: int, *arguments: Any, customer: bool = True) -> bytes:
         who = (self.tag, CUSTOMER) if customer else (self.tag,)
-        return pack("EVALSHA", self._shas[name], 1, self.key("counters"), *who, *arguments, *divmod(now_us, 1_000_000))
+        return pack(*self._calls[name], 1, self.key("counters"), *who, *arguments, *divmod(now_us, 1_000_000))
 
 
 def actual_of(action: End, event: UsageEvent) -> dict[str, int]:

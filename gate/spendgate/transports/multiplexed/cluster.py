@@ -11,12 +11,12 @@ from redis.crc import key_slot
 
 from spendgate.errors import GateUnavailable
 from spendgate.script import Script
-from spendgate.transports.command import Command
+from spendgate.transports.command import Command, Functions
 from spendgate.transports.endpoint import Endpoint
 from spendgate.transports.multiplexed.node import Node
 from spendgate.transports.multiplexed.transport import by_deadline
 from spendgate.transports.port import Argument
-from spendgate.transports.replies import code_of, error_of
+from spendgate.transports.replies import error_of
 from spendgate.transports.slots import (
     ASKING,
     MAX_REDIRECTIONS,
@@ -46,14 +46,15 @@ class ClusterTransport:
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_at = float("-inf")
         self._failures = Failures()
+        self._functions = Functions()
         self._problem = ""
         self._closed = False
 
     async def run(self, script: Script, key: str, arguments: Sequence[Argument]) -> Any:
-        return await self._ask(Command(key, script, arguments))
+        return await self._ask(Command(key, script, arguments, functions=self._functions))
 
     async def get(self, key: str) -> bytes | None:
-        value: bytes | None = await self._ask(Command(key))
+        value: bytes | None = await self._ask(Command(key, functions=self._functions))
         return value
 
     async def aclose(self) -> None:
@@ -68,7 +69,7 @@ class ClusterTransport:
         if endpoint is None:
             deadline = asyncio.get_running_loop().time() + self._timeout_seconds
             endpoint = await self._find_owner(slot, deadline)
-            reply = await self._send(endpoint, command.packed, deadline)
+            reply = await self._send(endpoint, (command.packed,), deadline)
         else:
             node = self._node(endpoint)
             try:
@@ -84,7 +85,8 @@ class ClusterTransport:
 
     async def _follow(self, reply: Any, slot: int, endpoint: Endpoint, command: Command, deadline: float) -> Any:
         """Send the command to where it can run. None of the answers that lead to another attempt says that it ran."""
-        packed, asking = command.packed, False
+        commands: tuple[bytes, ...] = (command.packed,)
+        asking = False
         for _ in range(MAX_REDIRECTIONS):
             redirection = Redirection.of(reply, endpoint)
             if redirection is not None:
@@ -92,21 +94,23 @@ class ClusterTransport:
                 if not asking:
                     self._owners[slot] = endpoint
                     self._doubt()
-            elif code_of(reply) == "NOSCRIPT":
-                packed = command.with_source()
+            elif following := command.following(reply):
+                commands = following
             else:
                 break
-            reply = await self._send(endpoint, packed, deadline, asking=asking)
+            reply = await self._send(endpoint, commands, deadline, asking=asking)
             if not isinstance(reply, ReplyError):
                 return reply
         self._doubt()
         raise error_of(reply, command.what, endpoint)
 
-    async def _send(self, endpoint: Endpoint, packed: bytes, deadline: float, *, asking: bool = False) -> Any:
+    async def _send(
+        self, endpoint: Endpoint, commands: tuple[bytes, ...], deadline: float, *, asking: bool = False
+    ) -> Any:
         node = self._node(endpoint)
+        if asking:
+            commands = (*commands[:-1], ASKING, commands[-1])  # it speaks of the very next command on the connection
         try:
-            # Both in one turn: ASKING speaks of the very next command on the connection.
-            commands = (ASKING, packed) if asking else (packed,)
             return await by_deadline(deadline, *(node.submit(command) for command in commands))
         except GateUnavailable:
             self._failed(endpoint)

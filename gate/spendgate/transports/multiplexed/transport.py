@@ -10,7 +10,7 @@ from hiredis import ReplyError
 
 from spendgate.errors import GateUnavailable
 from spendgate.script import Script
-from spendgate.transports.command import Command
+from spendgate.transports.command import Command, Functions
 from spendgate.transports.multiplexed.batch import Batch
 from spendgate.transports.multiplexed.node import Node
 from spendgate.transports.port import Argument
@@ -26,14 +26,15 @@ class MultiplexedTransport:
     def __init__(self, node: Node, sentinels: Sequence[Node] = ()) -> None:
         self._node = node
         self._sentinels = sentinels
-        self._loading: set[Command] = set()
-        """Commands on their way with their whole script."""
+        self._functions = Functions()
+        self._loading: set[str] = set()
+        """Sources that are on their way."""
 
     async def run(self, script: Script, key: str, arguments: Sequence[Argument]) -> Any:
-        return await self._ask(Command(key, script, arguments))
+        return await self._ask(Command(key, script, arguments, functions=self._functions))
 
     async def get(self, key: str) -> bytes | None:
-        value: bytes | None = await self._ask(Command(key))
+        value: bytes | None = await self._ask(Command(key, functions=self._functions))
         return value
 
     async def aclose(self) -> None:
@@ -47,26 +48,27 @@ class MultiplexedTransport:
         return reply
 
     async def _recover(self, command: Command, reply: Any, batch: Batch) -> Any:
-        if code_of(reply) == "NOSCRIPT":
-            reply = await self._load(command, batch)
+        while following := command.following(reply):
+            reply = await self._send(command, following, batch.deadline)
         if not isinstance(reply, ReplyError):
             return reply
         if code_of(reply) == "READONLY":
             self._node.retire(batch)
         raise error_of(reply, command.what, self._node.where)
 
-    async def _load(self, command: Command, batch: Batch) -> Any:
-        """The command with its whole script. Where that is on its way with another, this one only has to come after it: a
-        thousand callers of a Redis that has just forgotten its scripts would send megabytes otherwise."""
-        if any(each.same_script(command) for each in self._loading):
-            reply = await by_deadline(batch.deadline, self._node.submit(command.packed))
-            if not isinstance(reply, ReplyError) or code_of(reply) != "NOSCRIPT":
+    async def _send(self, command: Command, commands: Sequence[bytes], deadline: float) -> Any:
+        """What follows, with its source if that has to come before. Where the same is on its way with another, this one
+        only has to come after it: a thousand callers of a Redis that knows no scripts would send megabytes otherwise."""
+        source = command.carried
+        if source and source in self._loading:
+            reply = await by_deadline(deadline, self._node.submit(command.packed))
+            if not command.is_unknown(reply):
                 return reply
-        self._loading.add(command)
+        self._loading.add(source)
         try:
-            return await by_deadline(batch.deadline, self._node.submit(command.with_source()))
+            return await by_deadline(deadline, *(self._node.submit(each) for each in commands))
         finally:
-            self._loading.discard(command)
+            self._loading.discard(source)
 
 
 async def by_deadline(deadline: float, *submitted: tuple[asyncio.Future[Any], Batch]) -> Any:

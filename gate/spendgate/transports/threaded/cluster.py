@@ -11,10 +11,10 @@ from redis.crc import key_slot
 
 from spendgate.errors import GateUnavailable
 from spendgate.script import Script
-from spendgate.transports.command import Command
+from spendgate.transports.command import Command, Functions
 from spendgate.transports.endpoint import Endpoint
 from spendgate.transports.port import Argument
-from spendgate.transports.replies import code_of, error_of
+from spendgate.transports.replies import error_of
 from spendgate.transports.slots import (
     ASKING,
     MAX_REDIRECTIONS,
@@ -46,13 +46,14 @@ class ThreadedClusterTransport:
         self._is_doubted = True
         self._refreshed_at = float("-inf")
         self._failures = Failures()
+        self._functions = Functions()
         self._is_closed = False
 
     def run(self, script: Script, key: str, arguments: Sequence[Argument]) -> Any:
-        return self._ask(Command(key, script, arguments))
+        return self._ask(Command(key, script, arguments, functions=self._functions))
 
     def get(self, key: str) -> bytes | None:
-        value: bytes | None = self._ask(Command(key))
+        value: bytes | None = self._ask(Command(key, functions=self._functions))
         return value
 
     def close(self) -> None:
@@ -66,14 +67,15 @@ class ThreadedClusterTransport:
         deadline = monotonic() + self._timeout_seconds
         slot = key_slot(command.key.encode())
         endpoint = self._find_owner(slot, deadline)
-        reply = self._send(endpoint, command.packed, deadline)
+        reply = self._send(endpoint, (command.packed,), deadline)
         if isinstance(reply, ReplyError):
             return self._follow(reply, slot, endpoint, command, deadline)
         return reply
 
     def _follow(self, reply: Any, slot: int, endpoint: Endpoint, command: Command, deadline: float) -> Any:
         """Send the command to where it can run. None of the answers that lead to another attempt says that it ran."""
-        packed, asking = command.packed, False
+        commands: tuple[bytes, ...] = (command.packed,)
+        asking = False
         for _ in range(MAX_REDIRECTIONS):
             redirection = Redirection.of(reply, endpoint)
             if redirection is not None:
@@ -81,21 +83,21 @@ class ThreadedClusterTransport:
                 if not asking:
                     self._moved[slot] = endpoint
                     self._is_doubted = True
-            elif code_of(reply) == "NOSCRIPT":
-                packed = command.with_source()
+            elif following := command.following(reply):
+                commands = following
             else:
                 break
-            reply = self._send(endpoint, packed, deadline, asking=asking)
+            reply = self._send(endpoint, commands, deadline, asking=asking)
             if not isinstance(reply, ReplyError):
                 return reply
         self._is_doubted = True
         raise error_of(reply, command.what, endpoint)
 
-    def _send(self, endpoint: Endpoint, packed: bytes, deadline: float, *, asking: bool = False) -> Any:
+    def _send(self, endpoint: Endpoint, commands: tuple[bytes, ...], deadline: float, *, asking: bool = False) -> Any:
+        if asking:
+            commands = (*commands[:-1], ASKING, commands[-1])  # it speaks of the very next command on the connection
         try:
-            if asking:
-                return self._node(endpoint).ask(ASKING + packed, deadline, replies=2)
-            return self._node(endpoint).ask(packed, deadline)
+            return self._node(endpoint).ask(b"".join(commands), deadline, len(commands))
         except GateUnavailable:
             self._failures.add(endpoint, monotonic())
             self._is_doubted = True

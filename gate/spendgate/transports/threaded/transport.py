@@ -9,7 +9,7 @@ from typing import Any
 from hiredis import ReplyError
 
 from spendgate.script import Script
-from spendgate.transports.command import Command
+from spendgate.transports.command import Command, Functions
 from spendgate.transports.port import Argument
 from spendgate.transports.replies import code_of, error_of
 from spendgate.transports.threaded.node import ThreadedNode
@@ -25,12 +25,13 @@ class ThreadedTransport:
         self._node = node
         self._timeout_seconds = timeout_seconds
         self._sentinels = sentinels
+        self._functions = Functions()
 
     def run(self, script: Script, key: str, arguments: Sequence[Argument]) -> Any:
-        return self._ask(Command(key, script, arguments))
+        return self._ask(Command(key, script, arguments, functions=self._functions))
 
     def get(self, key: str) -> bytes | None:
-        value: bytes | None = self._ask(Command(key))
+        value: bytes | None = self._ask(Command(key, functions=self._functions))
         return value
 
     def close(self) -> None:
@@ -42,8 +43,8 @@ class ThreadedTransport:
         reply = self._node.ask(command.packed, deadline)
         if not isinstance(reply, ReplyError):
             return reply
-        if code_of(reply) == "NOSCRIPT":
-            reply = self._node.ask(command.with_source(), deadline)
+        while following := command.following(reply):
+            reply = self._node.ask(b"".join(following), deadline, len(following))
         if not isinstance(reply, ReplyError):
             return reply
         if code_of(reply) == "READONLY":
