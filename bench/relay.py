@@ -7,17 +7,17 @@ import tempfile
 import time
 
 import clients
-import redis
 from measure import Missing, Row, five, redis_benchmark, running_postgresql, running_redis
 
 from spendgate.control import Control
-from spendgate.script import DECIDE
 from spendgate_daemon.relays.store_relay import StoreRelay
+from spendgate_daemon.serving import collect_rarely
 from spendgate_daemon.store import Store
 
 
 def measure(*, quick: bool) -> list[Row]:
     requests = 2_000 if quick else 20_000
+    collect_rarely()  # as the daemon does
     with tempfile.TemporaryDirectory() as directory:
         rows = drained("SQLite", f"sqlite:///{directory}/store.db", requests, "0.5")
     try:
@@ -33,12 +33,10 @@ def drained(name: str, database_url: str, requests: int, least: str | None = Non
     costs: list[float] = []
     with running_redis() as (url, port):
         asyncio.run(clients.install(url))
-        with redis.Redis.from_url(url) as client:
-            client.script_load(DECIDE.source)
         store = Store.open(database_url)
 
         def ratio() -> float:
-            made = redis_benchmark(port, 16, requests, clients.benchmark_arguments())
+            made = redis_benchmark(port, 16, requests, clients.benchmark_arguments(port))
             started, busy = time.perf_counter(), time.process_time()
             stored = asyncio.run(drain(url, store))
             costs.append((time.process_time() - busy) / stored * 1_000_000)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 from sqlalchemy.exc import SQLAlchemyError
 
 from spendgate.errors import SpendgateError
@@ -21,9 +19,6 @@ def command(*, home: HomeOption = None) -> None:
     async def main() -> None:
         async with open_services(settings) as services:
             app = create_app(services)
-            # What is loaded by now stays for good; looking through it again and again costs half the p99.
-            gc.collect()
-            gc.freeze()
             await serve(app, settings.host, settings.api_port, lifespan="on")
 
     run_process(main, (SpendgateError, UnsafeRedis, SQLAlchemyError))

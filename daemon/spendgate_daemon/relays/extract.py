@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any, Final
@@ -47,7 +46,7 @@ def extract(decision_id: str, record: Record, policy: EffectivePolicy, encoded: 
         "outcome": result.outcome,
         "reason": result.reason,
         "limit_id": result.limit_id,
-        "quantities": json.dumps(quantities, sort_keys=True),
+        "quantities": msgspec.json.encode(quantities, order="sorted").decode(),
         "count": result.count,
         "policy_digest": record.policy,
         "verified": None,
@@ -148,6 +147,8 @@ def _events(decision_id: str, record: Record, policy: EffectivePolicy) -> list[G
 
 def _repairs(decision_id: str, record: Record, policy: EffectivePolicy) -> list[GuardrailEvent]:
     """One event for each limit that a repair put right, and one for what would have kept reservations from ending."""
+    if not record.repaired:
+        return []  # nearly every record
     units = {each.limit_id: each.unit_in(policy) for each in record.repaired}
     surplus: dict[str, int] = defaultdict(int)
     missing: dict[str, int] = defaultdict(int)

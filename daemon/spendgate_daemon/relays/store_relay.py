@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -262,8 +263,9 @@ class StoreRelay:
 
     def _tell(self, records: Sequence[Record]) -> None:
         RELAY_LAG.set(max(0.0, time.time() - max(record.now_us for record in records) / 1_000_000))
+        for kind, count in Counter(record.kind for record in records).items():
+            STORED.labels(kind).inc(count)
         for record in records:
-            STORED.labels(record.kind).inc()
             if record.kind == "finish" and record.mode in ("commit", "release", "expire"):
                 RESERVATIONS_ENDED.labels(record.result.reason).inc()
         touched = {record.customer_id for record in records}
