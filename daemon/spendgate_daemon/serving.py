@@ -9,6 +9,8 @@ from typing import Any, Final, Literal
 
 import uvicorn
 
+from spendgate_daemon.one_write import OneWriteProtocol
+
 STOP_SECONDS: Final = 3
 """How long requests under way may take after a signal."""
 
@@ -23,7 +25,7 @@ async def serve(app: Any, host: str, port: int, *, lifespan: Literal["on", "off"
         app,
         host=host,
         port=port,
-        http="httptools",
+        http=OneWriteProtocol,
         ws="none",
         lifespan=lifespan,
         log_config=None,

@@ -10,6 +10,8 @@ from typing import Any
 
 import uvicorn
 
+from spendgate_daemon.one_write import OneWriteProtocol
+
 
 @contextlib.contextmanager
 def serve(app: Any, closing: Sequence[Callable[[], Awaitable[None]]] = ()) -> Iterator[str]:
@@ -28,7 +30,7 @@ def serve(app: Any, closing: Sequence[Callable[[], Awaitable[None]]] = ()) -> It
             for close in closing:
                 await close()
 
-    server = Server(uvicorn.Config(app, log_level="warning", lifespan="on", ws="none"))
+    server = Server(uvicorn.Config(app, http=OneWriteProtocol, log_level="warning", lifespan="on", ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
