@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import redis
 
 from spendgate import GateUnavailable, ScriptFailed
 from spendgate.transports import command
 from spendgate.transports.command import Functions
+from transport_drivers import AsyncioDriver
 from transport_scripts import INCREMENT, forget_scripts, has_functions, new_function
 
 COUNT_RUNS = "runs = runs + 1 return runs"
@@ -24,6 +27,18 @@ def test_callers_that_meet_an_unseen_library_together_all_run_it_once(driver):
     unseen = new_function("unseen", INCREMENT.source)
     key = f"test:{unseen.sha}"
     assert sorted(driver.gather([(unseen, key, [])] * 100)) == list(range(1, 101))
+
+
+@pytest.mark.parametrize("kind", ["tcp", "cluster"])
+def test_tasks_that_meet_an_unseen_library_together_send_it_once(kind, servers):
+    """A thousand of them would send hundreds of megabytes otherwise."""
+    url = servers.url(kind)
+    driver, before = AsyncioDriver(url, 10), _loads(url)
+    try:
+        driver.gather([(new_function("counting", COUNT_RUNS), "k", [])] * 500)
+        assert _loads(url) == before + 1
+    finally:
+        driver.end()
 
 
 def test_keys_and_arguments_are_those_of_each_run(driver):
@@ -98,3 +113,12 @@ def test_a_redis_without_functions_is_asked_for_them_again_later(monkeypatch):
 
 def _url(server: redis.Redis) -> str:
     return f"redis://127.0.0.1:{server.connection_pool.connection_kwargs['port']}/0"
+
+
+def _loads(url: str) -> int:
+    """How often a library was sent, to all of the nodes."""
+    found = 0
+    for port in re.findall(r"127\.0\.0\.1:(\d+)", url):
+        with redis.Redis(port=int(port)) as client:
+            found += client.info("commandstats").get("cmdstat_function|load", {"calls": 0})["calls"]
+    return found

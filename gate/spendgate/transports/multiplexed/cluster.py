@@ -14,7 +14,7 @@ from spendgate.script import Script
 from spendgate.transports.command import Command, Functions
 from spendgate.transports.endpoint import Endpoint
 from spendgate.transports.multiplexed.node import Node
-from spendgate.transports.multiplexed.transport import by_deadline
+from spendgate.transports.multiplexed.transport import by_deadline, send_following
 from spendgate.transports.port import Argument
 from spendgate.transports.replies import error_of
 from spendgate.transports.slots import (
@@ -69,7 +69,7 @@ class ClusterTransport:
         if endpoint is None:
             deadline = asyncio.get_running_loop().time() + self._timeout_seconds
             endpoint = await self._find_owner(slot, deadline)
-            reply = await self._send(endpoint, (command.packed,), deadline)
+            reply = await self._send(endpoint, command, (command.packed,), deadline)
         else:
             node = self._node(endpoint)
             try:
@@ -98,20 +98,22 @@ class ClusterTransport:
                 commands = following
             else:
                 break
-            reply = await self._send(endpoint, commands, deadline, asking=asking)
+            reply = await self._send(endpoint, command, commands, deadline, asking=asking)
             if not isinstance(reply, ReplyError):
                 return reply
         self._doubt()
         raise error_of(reply, command.what, endpoint)
 
     async def _send(
-        self, endpoint: Endpoint, commands: tuple[bytes, ...], deadline: float, *, asking: bool = False
+        self, endpoint: Endpoint, command: Command, commands: Sequence[bytes], deadline: float, *, asking: bool = False
     ) -> Any:
         node = self._node(endpoint)
-        if asking:
-            commands = (*commands[:-1], ASKING, commands[-1])  # it speaks of the very next command on the connection
         try:
-            return await by_deadline(deadline, *(node.submit(command) for command in commands))
+            if not asking:
+                return await send_following(node, command, commands, deadline)
+            # It speaks of the very next command on the connection.
+            asked = (*commands[:-1], ASKING, commands[-1])
+            return await by_deadline(deadline, *(node.submit(each) for each in asked))
         except GateUnavailable:
             self._failed(endpoint)
             raise

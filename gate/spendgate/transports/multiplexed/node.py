@@ -43,6 +43,8 @@ class Node:
 
     def __init__(self, where: object, locate: Locate, session: Session, timeout_seconds: float) -> None:
         self.where = where
+        self.loading: set[str] = set()
+        """Sources of scripts that are on their way there."""
         self._locate = locate
         self._session = session
         self._timeout_seconds = timeout_seconds

@@ -27,8 +27,6 @@ class MultiplexedTransport:
         self._node = node
         self._sentinels = sentinels
         self._functions = Functions()
-        self._loading: set[str] = set()
-        """Sources that are on their way."""
 
     async def run(self, script: Script, key: str, arguments: Sequence[Argument]) -> Any:
         return await self._ask(Command(key, script, arguments, functions=self._functions))
@@ -49,26 +47,27 @@ class MultiplexedTransport:
 
     async def _recover(self, command: Command, reply: Any, batch: Batch) -> Any:
         while following := command.following(reply):
-            reply = await self._send(command, following, batch.deadline)
+            reply = await send_following(self._node, command, following, batch.deadline)
         if not isinstance(reply, ReplyError):
             return reply
         if code_of(reply) == "READONLY":
             self._node.retire(batch)
         raise error_of(reply, command.what, self._node.where)
 
-    async def _send(self, command: Command, commands: Sequence[bytes], deadline: float) -> Any:
-        """What follows, with its source if that has to come before. Where the same is on its way with another, this one
-        only has to come after it: a thousand callers of a Redis that knows no scripts would send megabytes otherwise."""
-        source = command.carried
-        if source and source in self._loading:
-            reply = await by_deadline(deadline, self._node.submit(command.packed))
-            if not command.is_unknown(reply):
-                return reply
-        self._loading.add(source)
-        try:
-            return await by_deadline(deadline, *(self._node.submit(each) for each in commands))
-        finally:
-            self._loading.discard(source)
+
+async def send_following(node: Node, command: Command, commands: Sequence[bytes], deadline: float) -> Any:
+    """What follows, with its source if that has to come before. Where the same is on its way there with another, this one
+    only has to come after it: a thousand callers of a Redis that knows no scripts would send megabytes otherwise."""
+    source = command.carried
+    if source and source in node.loading:
+        reply = await by_deadline(deadline, node.submit(command.packed))
+        if not command.is_unknown(reply):
+            return reply
+    node.loading.add(source)
+    try:
+        return await by_deadline(deadline, *(node.submit(each) for each in commands))
+    finally:
+        node.loading.discard(source)
 
 
 async def by_deadline(deadline: float, *submitted: tuple[asyncio.Future[Any], Batch]) -> Any:
