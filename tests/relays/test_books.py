@@ -203,6 +203,28 @@ def test_confirmed_usage_that_usagebox_has_no_more_is_sent_again(site):
     assert sink.delivered == 3
 
 
+def test_what_usagebox_has_as_a_correction_is_not_sent_again(site):
+    """Beside an event that it lost, in a month that was closed for a while."""
+    site.decide(100)
+    site.to_usagebox()
+    site.decide(7)
+    site.to_store()
+    (due,) = site.store.deliveries.due(USAGE_SINK, now_us(), 10)
+    (row,) = site.store.usage.by_positions([due.position])
+    correction = UsageEvent(f"{row.event_id}:correction", "acme", "tokens", 7, "token", row.at_us // 1000, OWN)
+    assert site.run(site.usagebox.send_usage([correction])).accepted == 1
+    site.store.deliveries.mark(
+        USAGE_SINK, [row.position], "delivered", correction_suffix=":correction", attempted_at_us=now_us()
+    )
+    assert site.differences() == []
+    site.sandbox.execute("DELETE FROM ingested WHERE quantity = 100")
+    (repair,) = site.look(dry_run=False).repairs
+    assert "1 confirmed event was" in repair.message
+    site.to_usagebox()
+    (line,) = site.look().lines
+    assert line.billed.raw == 107
+
+
 def test_usage_that_nobody_recorded_here_under_our_name_is_drift_and_stays(site):
     site.decide(100)
     site.to_usagebox()

@@ -1,4 +1,5 @@
-"""Usage that reaches UsageBox late: tried long ago, or after its period was closed. It is billed once."""
+"""Usage that reaches UsageBox late, tried long ago or after its period was closed, or is refused: billed once, or dead with
+its cause, and nobody waits for it."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ from house import House, policy_of, quota
 from serving import serve
 from spendgate_daemon.relays import usagebox_lookup
 from spendgate_daemon.relays.batching import Batching
-from spendgate_daemon.relays.store_relay import StoreRelay
+from spendgate_daemon.relays.store_relay import USAGE_SINK, StoreRelay
 from spendgate_daemon.relays.usagebox_usage import TRIES, UsageBoxUsageRelay
 from spendgate_daemon.sandbox import create_sandbox
 from spendgate_daemon.usagebox import UsageBox, UsageBoxRefused, UsageBoxUnavailable, UsageEvent
+from spendgate_daemon.usagebox.values import BatchResult
 
 DAY_SECONDS = 86_400
 REMEMBERED = 5
@@ -33,16 +35,19 @@ class Clock:
 
 
 class Line:
-    """The way to a UsageBox; `lossy` answers don't come back, and `without` these operations it says 404."""
+    """The way to a UsageBox; `lossy` answers don't come back, `without` these operations it says 404, and to `silent` ones
+    nothing."""
 
     def __init__(self, box):
-        self._box, self.lossy, self.without, self.asked = box, False, (), []
+        self._box, self.lossy, self.without, self.silent, self.asked = box, False, (), (), []
 
     def __getattr__(self, name):
         async def call(*arguments, **options):
             self.asked.append(name)
             if name in self.without:
                 raise UsageBoxRefused("404 no such thing", 404)
+            if name in self.silent:
+                raise UsageBoxUnavailable("429 not now", 60)
             answer = await getattr(self._box, name)(*arguments, **options)
             if self.lossy:
                 raise UsageBoxUnavailable("the answer is lost")
@@ -114,7 +119,7 @@ def forget(run, box):
 def deliveries(store):
     return {
         each.item_id: each
-        for number in range(1, 50)
+        for number in range(1, 80)
         for row in store.usage.by_positions([number])
         for each in store.deliveries.of_item([row.event_id])
     }
@@ -320,3 +325,88 @@ def test_a_batch_leaves_when_it_is_full_or_its_oldest_has_waited(decide, line, s
     assert run(relay.run_once()) == 0
     clock.forward(61)
     assert run(relay.run_once()) == 1
+
+
+def test_what_usagebox_has_of_a_month_that_was_closed_meanwhile_is_not_corrected(decide, relay, line, box, run, clock):
+    """The answer got lost, and a closed month refuses what it has, too."""
+    decide(5, 7)
+    line.lossy = True
+    assert run(relay.run_once()) == 0
+    line.lossy = False
+    close(box)
+    clock.forward(5)
+    assert run(relay.run_once()) == 2
+    assert billed(run, box) == 12
+
+
+def test_a_dead_letter_that_is_tried_again_is_looked_up(decide, relay, line, box, store, run, clock):
+    decide(5, 7)
+    line.lossy = True
+    run(relay.run_once())
+    forget(run, box)
+    line.lossy, line.without = False, ("events",)
+    clock.forward(6 * DAY_SECONDS)
+    run(relay.run_once())
+    assert states(store) == ["dead"] * 2
+    line.without = ()
+    assert store.dead_letters.retry(USAGE_SINK) == 2
+    run(relay.run_once())
+    assert states(store) == ["delivered"] * 2
+    assert billed(run, box) == 12
+
+
+def test_nobody_dies_because_a_question_got_no_answer(decide, relay, line, box, store, run, clock):
+    """Whether the month is closed, that is."""
+    decide(5, 7)
+    close(box)
+    line.silent = ("period",)
+    for _ in range(TRIES + 2):
+        run(relay.run_once())
+        clock.forward(61)
+    assert states(store) == ["attempted"] * 2
+    line.silent = ()
+    run(relay.run_once())
+    assert billed(run, box) == 12
+
+
+class Picky:
+    """A UsageBox that knows no account but these."""
+
+    def __init__(self, *accounts):
+        self.accounts, self.taken = accounts, []
+
+    async def send_usage(self, events):
+        if any(event.account_id not in self.accounts for event in events):
+            raise UsageBoxRefused("422 unknown account", 422)
+        self.taken += events
+        return BatchResult(accepted=len(events), duplicates=0, conflicts=0, rejected=0)
+
+    async def period(self, *_):
+        raise UsageBoxRefused("404 no such period", 404)
+
+
+def test_a_whole_batch_that_is_refused_holds_up_nobody_else(decide, store, run, clock):
+    decide(*[1] * 60)
+    decide(1, 2, 3, customer="other")
+    box = Picky("other")
+    relay = UsageBoxUsageRelay(store, box, "spendgate/test", clock, Batching(50, 0))
+    for _ in range(20):
+        run(relay.run_once())
+        clock.forward(61)
+    assert sorted(event.quantity for event in box.taken) == [1, 2, 3]
+    decide(4, customer="other")
+    for _ in range(3):
+        run(relay.run_once())
+        clock.forward(61)
+    assert box.taken[-1].quantity == 4
+
+
+def test_while_nobody_is_taken_nobody_dies(decide, store, run, clock):
+    """The fault is not an event's then."""
+    decide(*[1] * 60)
+    decide(1, customer="other")
+    relay = UsageBoxUsageRelay(store, Picky(), "spendgate/test", clock, Batching(50, 0))
+    for _ in range(5 * TRIES):
+        run(relay.run_once())
+        clock.forward(61)
+    assert "dead" not in states(store)

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from spendgate_daemon.store.usage import UsageEventRow
-from spendgate_daemon.usagebox import CorrectionRef, UsageBox, UsageBoxError, UsageEvent
+from spendgate_daemon.usagebox import CorrectionRef, UsageBox, UsageBoxRefused, UsageEvent
 
 CORRECTION_SUFFIX: Final = ":correction"
 
@@ -39,13 +39,13 @@ def month_of_ms(at_ms: int) -> str:
 
 
 async def in_closed_periods(usagebox: UsageBox, rows: Sequence[UsageEventRow]) -> list[UsageEventRow]:
-    """Those whose period UsageBox says is closed. A UsageBox that can't say has none."""
+    """Those whose period UsageBox says is closed. A UsageBox that can't say has none. Raises UsageBoxUnavailable."""
     closed: dict[tuple[str, str], bool] = {}
     for row in rows:
         period = (row.customer_id, month_of_ms(row.at_us // 1000))
         if period not in closed:
             try:
                 closed[period] = (await usagebox.period(*period)).state == "Closed"
-            except UsageBoxError:
+            except UsageBoxRefused:
                 closed[period] = False
     return [row for row in rows if closed[row.customer_id, month_of_ms(row.at_us // 1000)]]

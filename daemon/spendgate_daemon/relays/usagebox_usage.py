@@ -3,8 +3,9 @@
 An event is sent with the decision's id, so sending again is safe, and always the same bytes; what was tried long ago is
 looked up first. The answer has counts only: a batch with conflicts or rejections, and one that is refused whole, is halved
 until the culprit stands alone. A conflict never ends by itself and is dead at once; what is refused because its period is
-closed is sent as a correction; what is refused for another reason gets TRIES, since a period may be opened again. When
-nothing at all is taken, the fault is not an event's, and everything waits.
+closed is sent as a correction, once UsageBox has said that it doesn't have it from an attempt whose answer was lost; what is
+refused for another reason gets TRIES, since a period may be opened again. When nothing at all is taken, of nobody, the fault is
+not an event's, and everything waits.
 """
 
 from __future__ import annotations
@@ -53,10 +54,17 @@ REFUSALS_MAX: Final = 24
 _log = structlog.get_logger("spendgate.relay.usagebox_usage")
 
 
+class AllRefused(UsageBoxRefused):
+    """Nothing of a batch was taken, however small its parts."""
+
+
 class Run(msgspec.Struct):
     """What one run has met so far; `refused` are events that stood alone, with the fault. `corrects`: it sends
-    corrections."""
+    corrections. `attempted` are positions of what was sent before, by another run; `again` are those of them that a person,
+    or the books, want to be sent once more."""
 
+    attempted: frozenset[int] = frozenset()
+    again: frozenset[int] = frozenset()
     corrects: bool = False
     delivered: int = 0
     dead: int = 0
@@ -92,13 +100,20 @@ class UsageBoxUsageRelay:
             return 0
         tries = {delivery.position: delivery.attempts + 1 for delivery in due}
         rows = await asyncio.to_thread(self._store.usage.by_positions, list(tries))
-        run = Run()
+        before = [each for each in due if each.first_attempt_us is not None or each.attempts]
+        run = Run(
+            attempted=frozenset(each.position for each in before),
+            again=frozenset(each.position for each in before if not each.attempts),
+        )
         try:
             rows = await self._without_known(rows, due, run)
             await self._mark(rows, "attempted", attempted_at_us=self._now_us())
             await self._send([row for row in rows if row.corrects is None], run)
             await self._send_corrections([row for row in rows if row.corrects is not None], run)
         except UsageBoxError as exc:
+            if isinstance(exc, AllRefused) and await self._takes_others(rows, run):
+                await self._let_others_pass(rows, tries, str(exc), run)
+                return run.delivered + run.dead
             error = f"{type(exc).__name__}: {exc}"[:500]
             due_us = self._backoff.fail(self._now_us(), exc)
             # What has reached its end stays so.
@@ -122,22 +137,56 @@ class UsageBoxUsageRelay:
         now_us = self._now_us()
         old_positions = {each.position for each in due if is_old(each, newest, now_us)}
         old = [row for row in rows if row.position in old_positions]
-        if not old:
-            return list(rows)
+        to_send = {row.position for row in await self._missing(old, run)}
+        return [row for row in rows if row.position not in old_positions or row.position in to_send]
+
+    async def _missing(self, rows: Sequence[UsageEventRow], run: Run) -> list[UsageEventRow]:
+        """Those that UsageBox says it does not have; what it has is delivered, what it can't tell of is dead at first, and
+        what it wasn't asked about yet waits."""
+        if not rows:
+            return []
         try:
-            found = await look_up(self._usagebox, old, self._event)
+            found = await look_up(self._usagebox, rows, self._event)
         except UsageBoxRefused as exc:
             if exc.status not in NO_LOOK_UP_STATUSES:
                 raise
-            for row in old:
-                await self._bury(row, f"tried long ago, and UsageBox can't say whether it has it: {exc}"[:500], run)
-            return [row for row in rows if row.position not in old_positions]
+            for row in (row for row in rows if row.position not in run.again):
+                await self._bury(row, f"tried before, and UsageBox can't say whether it has it: {exc}"[:500], run)
+            return [row for row in rows if row.position in run.again]  # where nobody can be asked, a person decides
         await self._deliver(found.delivered, run)
         await self._deliver(found.corrected, run, corrected=True)
         for row in found.conflicting:
             await self._bury(row, CONFLICT, run)
-        to_send = {row.position for row in found.missing}
-        return [row for row in rows if row.position not in old_positions or row.position in to_send]
+        return found.missing
+
+    async def _takes_others(self, rows: Sequence[UsageEventRow], run: Run) -> bool:
+        """Whether UsageBox takes an event of a customer who isn't among these, so that the fault is theirs."""
+        customers = {row.customer_id for row in rows}
+        position = await asyncio.to_thread(
+            self._store.deliveries.first_of_others, USAGE_SINK, customers, self._now_us()
+        )
+        if position is None:
+            return False
+        other = await asyncio.to_thread(self._store.usage.by_positions, [position])
+        await self._mark(other, "attempted", attempted_at_us=self._now_us())
+        try:
+            result = await self._usagebox.send_usage([self._event(row) for row in other])
+        except UsageBoxError:
+            return False
+        if result.conflicts or result.rejected:
+            return False
+        await self._deliver(other, run)
+        return True
+
+    async def _let_others_pass(
+        self, rows: Sequence[UsageEventRow], tries: dict[int, int], fault: str, run: Run
+    ) -> None:
+        """A try for each event that stood alone; the others of the batch, which were not tried by themselves, only wait."""
+        due_us = self._now_us() + Backoff.wait_us(max(tries.values()))
+        await self._mark(rows, "attempted", next_attempt_us=due_us, error=fault)
+        for row, own_fault in run.refused:
+            await self._set_aside(row, own_fault, tries[row.position], run)
+        _log.warning("UsageBox refused all of a batch, and takes others", events=len(rows), error=fault)
 
     async def _send(self, rows: Sequence[UsageEventRow], run: Run) -> None:
         fault = await self._fault(rows, run) if rows else None
@@ -172,7 +221,7 @@ class UsageBoxUsageRelay:
                 raise
             run.refusals += 1
             if run.refusals > REFUSALS_MAX and not run.delivered:
-                raise
+                raise AllRefused(str(exc)[:500], exc.status) from exc
             return str(exc)[:500]
         if not result.conflicts and not result.rejected:
             await self._deliver(rows, run, corrected=run.corrects)
@@ -185,23 +234,34 @@ class UsageBoxUsageRelay:
     async def _correct(self, run: Run) -> None:
         """Send as corrections what was refused because its period is closed; the rest stays refused."""
         refused = [row for row, _ in run.refused if row.corrects is None]
-        late = await in_closed_periods(self._usagebox, refused)
+        try:
+            late = await in_closed_periods(self._usagebox, refused)
+        except UsageBoxError as exc:
+            await self._postpone(refused, f"whether its period is closed: {exc}")
+            run.refused = [each for each in run.refused if each[0].corrects is not None]
+            return
         if not late:
             return
         positions = {row.position for row in late}
         run.refused = [each for each in run.refused if each[0].position not in positions]
         again = Run(corrects=True)
         try:
+            # A closed period refuses what it has as well: only what isn't there is to be corrected.
+            missing = await self._missing([row for row in late if row.position in run.attempted], run)
+            late = [row for row in late if row.position not in run.attempted] + missing
             await self._send(late, again)
         except NotInDialect:
             for row in late:
                 await self._bury(row, NO_CORRECTIONS, run)
         except UsageBoxError as exc:
-            due_us = self._now_us() + Backoff.wait_us(1)
-            await self._mark(late, "attempted", next_attempt_us=due_us, error=f"its period is closed: {exc}"[:500])
+            await self._postpone(late, f"its period is closed: {exc}")
         run.delivered += again.delivered
         run.dead += again.dead
         run.refused += again.refused
+
+    async def _postpone(self, rows: Sequence[UsageEventRow], error: str) -> None:
+        due_us = self._now_us() + Backoff.wait_us(1)
+        await self._mark(rows, "attempted", next_attempt_us=due_us, error=error[:500])
 
     async def _deliver(self, rows: Sequence[UsageEventRow], run: Run, *, corrected: bool = False) -> None:
         await self._mark(rows, "delivered", correction_suffix=CORRECTION_SUFFIX if corrected else None)

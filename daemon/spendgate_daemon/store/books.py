@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -60,6 +60,15 @@ class Kept(msgspec.Struct, frozen=True):
     differs: bool
     drifts: bool
     compared_at_us: int
+
+
+_AGAIN: Final[dict[str, Any]] = {
+    "state": "pending",
+    "attempts": 0,
+    "next_attempt_us": 0,
+    "correction_id": None,
+    "error": "missing in UsageBox",
+}
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -120,14 +129,15 @@ class Books:
             return set(connection.execute(query.distinct()).scalars())
 
     def delivered(self, period: Period, limit: int) -> list[tuple[int, str]]:
-        """Position and event id of what UsageBox has confirmed, the oldest first."""
-        waits = sa.exists().where(
-            deliveries.c.sink == USAGE_SINK, deliveries.c.position == usage_events.c.position, not_delivered
-        )
-        query = sa.select(usage_events.c.position, usage_events.c.event_id).where(*_of(period), ~waits)
+        """Position of what UsageBox has confirmed, and its id there: of the event, or of the correction that it got
+        instead. The oldest first."""
+        mine = sa.and_(deliveries.c.sink == USAGE_SINK, deliveries.c.position == usage_events.c.position)
+        name = sa.func.coalesce(deliveries.c.correction_id, usage_events.c.event_id)
+        query = sa.select(usage_events.c.position, name.label("name")).outerjoin_from(usage_events, deliveries, mine)
+        confirmed = sa.or_(deliveries.c.state.is_(None), deliveries.c.state == "delivered")
         with self._database.reading() as connection:
-            rows = connection.execute(query.order_by(usage_events.c.at_us).limit(limit))
-            return [(row.position, row.event_id) for row in rows]
+            rows = connection.execute(query.where(*_of(period), confirmed).order_by(usage_events.c.at_us).limit(limit))
+            return [(row.position, row.name) for row in rows]
 
     def send_again(self, positions: Sequence[int], event: GuardrailEvent) -> int:
         """Let what was delivered be sent once more, and tell of it; how many. UsageBox knows an event by its id."""
@@ -136,9 +146,9 @@ class Books:
             moved = 0
             for start in range(0, len(positions), 500):
                 part = deliveries.c.position.in_(positions[start : start + 500])
-                update = deliveries.update().where(deliveries.c.sink == USAGE_SINK, part)
-                values = {"state": "pending", "attempts": 0, "next_attempt_us": 0, "error": "missing in UsageBox"}
-                moved += connection.execute(update.values(**values)).rowcount
+                confirmed = deliveries.c.state == "delivered"
+                update = deliveries.update().where(deliveries.c.sink == USAGE_SINK, part, confirmed)
+                moved += connection.execute(update.values(**_AGAIN)).rowcount
             fewer = delivered_totals.update().where(delivered_totals.c.sink == USAGE_SINK)
             connection.execute(fewer.values(number=delivered_totals.c.number - moved))
             return moved

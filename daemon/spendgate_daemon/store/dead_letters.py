@@ -14,7 +14,8 @@ from spendgate_daemon.store.page import Page
 from spendgate_daemon.store.schema import deliveries, not_taken
 from spendgate_daemon.store.sources import SINKS, SOURCES
 
-_AGAIN: dict[str, Any] = {"state": "pending", "attempts": 0, "next_attempt_us": 0, "first_attempt_us": None}
+_AGAIN: dict[str, Any] = {"state": "pending", "attempts": 0, "next_attempt_us": 0}
+"""When it was first tried stays: the sink may have it since then, and has forgotten its id."""
 _DEAD = sa.and_(not_taken, deliveries.c.state == "dead")
 
 

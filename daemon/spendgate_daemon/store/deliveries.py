@@ -6,7 +6,7 @@ that takes everything in order has a row here only for what left the order; the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from spendgate_daemon.store.database import Database
 from spendgate_daemon.store.schema import delivered_totals, deliveries, not_delivered
+from spendgate_daemon.store.sources import SINKS, SOURCES
 from spendgate_daemon.store.streams import Streams, Waiting, add_delivered
 
 ENDS: Final = ("dead", "discarded")
@@ -21,7 +22,7 @@ ENDS: Final = ("dead", "discarded")
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """`first_attempt_us` None: there was no attempt since it is tried (again), or it was before this was noted."""
+    """`first_attempt_us` None: there was no attempt, or it was before this was noted."""
 
     sink: str
     position: int
@@ -84,6 +85,17 @@ class Deliveries:
         """The oldest that wait, whether or not their time has come."""
         with self._database.reading() as connection:
             return [_delivery(row) for row in connection.execute(_waiting(sink, limit))]
+
+    def first_of_others(self, sink: str, customer_ids: Collection[str], now_us: int) -> int | None:
+        """Position of the oldest event that waits, was never tried, and is of none of these customers."""
+        waiting = _waiting(sink, 1).where(
+            deliveries.c.next_attempt_us <= now_us, deliveries.c.first_attempt_us.is_(None)
+        )
+        source = SOURCES[SINKS[sink]].table
+        query = waiting.join(source, source.c.position == deliveries.c.position)
+        with self._database.reading() as connection:
+            found = connection.execute(query.where(source.c.customer_id.not_in(customer_ids))).first()
+        return found.position if found is not None else None
 
     def mark(
         self,
