@@ -203,6 +203,8 @@ def test_without_memory_a_step_is_refused_whole_and_may_be_repeated(small_server
         with pytest.raises(GateUnavailable, match="OOM") as refused:
             run(step())
         assert refused.value.executed == "no"
+        assert run(gate.snapshot("acme")).known, "what only reads is answered"
+        assert run(gate.reservations("acme"))[1] in (0, 1)
         client.config_set("maxmemory", 0)
         assert everything(client) == before, f"{name} left something half done"
     assert run(steps["decide"]()).allowed
