@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
 
 from house import House, credits_limit, policy_of, quota, state_of
-from spendgate.errors import BacklogFull
+from spendgate.errors import BacklogFull, NotPrepared
 from spendgate.keys import counters_key, partition_of, tag_of
 from spendgate.limits import Concurrency
 from spendgate_daemon.relays.duplicates import LateDuplicates
@@ -275,3 +276,35 @@ def test_a_kill_in_the_middle_of_mending_costs_a_repetition(site, after, monkeyp
     assert killed
     assert site.used() == {"tokens-day": 170, "wallet": 1700}
     assert site.store.usage.total("acme", "tokens", 0, 2**62) == 170
+
+
+def test_a_partition_that_cannot_be_mended_holds_up_no_other(site, monkeypatch):
+    first, second = sorted(("acme", "other"), key=partition_of)
+    assert partition_of(first) != partition_of(second)
+    site.contract(policy_of(quota(1000)), customer="other")
+    for customer in (first, second):
+        site.house.decide(100, customer=customer)
+    site.drain()
+    site.keep()
+    for customer in (first, second):
+        site.house.decide(50, customer=customer)
+    site.drain()
+    site.fail_over()
+    restore = site.tails._customers.restore
+
+    async def restored(customer_id, *arguments, **options):
+        if customer_id == first:
+            raise NotPrepared("the store has no policy of it")
+        return await restore(customer_id, *arguments, **options)
+
+    monkeypatch.setattr(site.tails._customers, "restore", restored)
+    site.find()
+    for _ in range(20):
+        with contextlib.suppress(NotPrepared):
+            site.run(site.tails.run_once())
+        site.run(site.relay.run_once())
+    assert site.store.cursors.starting_with("lost-tail.").keys() == {f"lost-tail.{partition_of(first):03d}"}
+    assert sum(site.used(second).values()) == 150
+    monkeypatch.undo()
+    site.mend()
+    assert site.used(first)

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from spendgate.control import Control
+from spendgate.errors import SpendgateError
 from spendgate.keys import decision_id_of, stream_id_of
 from spendgate.restorer import Restorer
 from spendgate_daemon.relays.store_relay import CURSOR_PREFIX, StoreRelay, place_of
@@ -50,16 +51,21 @@ class LostTails:
         self._now_us = now_us
 
     async def run_once(self) -> int:
-        """Partitions that decide again. What has to wait for the store relay goes on at the next run."""
+        """Partitions that decide again. What has to wait for the store relay goes on at the next run. A partition that can't
+        be mended holds up no other: its error, of several the last, is raised in the end."""
         mine = self._relay.partitions()
         tails = {
             partition: tail for partition, tail in (await asyncio.to_thread(self._tails)).items() if partition in mine
         }
-        for partition in (self._relay.behind & mine) - tails.keys():
-            tails[partition] = await self._begin(partition)
-        mended = 0
-        for partition, tail in tails.items():
-            mended += await self._mend(partition, tail)
+        mended, fault = 0, None
+        for partition in sorted((self._relay.behind & mine) | tails.keys()):
+            try:
+                mended += await self._mend(partition, tails.get(partition) or await self._begin(partition))
+            except SpendgateError as exc:
+                _log.error("a lost tail can't be mended", partition=partition, error=f"{type(exc).__name__}: {exc}")
+                fault = exc
+        if fault is not None:
+            raise fault
         return mended
 
     def _tails(self) -> dict[int, Tail]:
