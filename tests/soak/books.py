@@ -1,45 +1,72 @@
-"""The daemon's part of the soak: processes are killed a hundred times, an hour of real requests is replayed, and all three
-books are the same in the end."""
+"""The daemon's part of the soak: processes and Kafka are killed a hundred times, an hour of real requests is replayed, and all
+three books, and the topics, are the same in the end."""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from acceptance_product import SPENDGATE, TRACE, Product
+from kafka_servers import has_kafka
 from kill_site import KillSite
 from spendgate import Gate
+from topic_books import TopicBooks
 
 TRACE_SPEED = 60
 TRACE_CUSTOMERS = 500
+PAUSE_SECONDS = 0.05
+"""Of each sender: the machine is to be busy with starts of processes, not with load."""
 
 
 def kill_again_and_again(redis_url: str, seed: int, kills: int, tell: Callable[[int], None]) -> str | None:
-    """API, daemon, and the daemon with a batch in UsageBox's hands: each is killed `kills` times; what was wrong."""
-    with tempfile.TemporaryDirectory() as home:
-        site = KillSite(Path(home), redis_url, seed, share=0.3)
-        with site.running():
-            with site.load():
-                for _ in range(kills):
-                    site.kill("api")
-                    site.kill("daemon")
-                    site.kill_after_sending()
-                    tell(3)
-            site.settle()
-            enforced = asyncio.run(_used(redis_url, site.customers))
-            wrong = [
-                f"{customer}: sent {site.sent[customer]}, enforced {enforced[customer]}, recorded {recorded}, billed {billed}"
-                for customer in site.customers
-                if not site.sent[customer]
-                == enforced[customer]
-                == (recorded := site.recorded(customer))
-                == (billed := site.billed(customer))
-            ]
-            return "\n".join(wrong) or None
+    """API, daemon, the daemon at each of the named points, and Kafka, if there is one, are killed `kills` times each; `tell` is
+    told of each time. What was wrong; then everybody's logs and data stay."""
+    home = Path(tempfile.mkdtemp(prefix="spendgate-kills-"))
+    print(f"logs and data: {home}", flush=True)
+    site = KillSite(home, redis_url, seed, share=0.3, kafka=has_kafka(), pause_seconds=PAUSE_SECONDS)
+    with site.running():
+        with site.load():
+            for number in range(kills):
+                site.hurt(politely=number % 2 == 1)
+                tell(1)
+        site.settle()
+        print(f"{sum(site.sent.values()):,} units; done: {_told(site.done)}; UsageBox: {_told(site.front.met)}")
+        wrong = "\n".join(_differences(site, redis_url)) or None
+    if wrong is None:
+        shutil.rmtree(home)
+    return wrong
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items()))
+
+
+def _differences(site: KillSite, redis_url: str) -> Iterator[str]:
+    """Between what was sent and the books, and between the store and the topics."""
+    enforced = asyncio.run(_used(redis_url, site.customers))
+    topics = TopicBooks(site.broker.address) if site.broker is not None else None
+    used = topics.used() if topics is not None else {(name, "tokens"): sent for name, sent in site.sent.items()}
+    for customer in site.customers:
+        books = {
+            "sent": site.sent[customer],
+            "enforced": enforced[customer],
+            "recorded": site.recorded(customer),
+            "billed": site.billed(customer),
+            "in the topic": used.get((customer, "tokens"), 0),
+        }
+        if len(set(books.values())) > 1:
+            yield f"{customer}: {_told(books)}"
+    if mismatches := site.store.decisions.mismatches():
+        yield f"{mismatches} decisions are not what their definition says"
+    if topics is not None:
+        counted = {kind: len(messages) for kind, messages in topics.topics.items()}
+        print(f"topics: {_told(counted)}, of broken transactions {topics.broken():,}")
+        yield from topics.faults(site.store)
 
 
 async def _used(redis_url: str, customers: list[str]) -> dict[str, int]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable
 
 import httpx
 
-FAULTS = ("429", "500", "hangs", "twice", "taken_unanswered")
-"""`hangs`: nothing is taken and nothing answered. `twice`: the same request is taken two times. `taken_unanswered`: it is
-taken, and the answer never comes; who waits for it may be killed there."""
+FAULTS = ("429", "500", "hangs", "resets", "twice", "taken_unanswered")
+"""`hangs`: nothing is taken and nothing answered. `resets`: it is taken, and the connection reset. `twice`: the same request
+is taken two times. `taken_unanswered`: it is taken, and the answer never comes; who waits for it may be killed there."""
 
 
 class FaultyUsageBox:
@@ -51,6 +54,10 @@ class FaultyUsageBox:
         response = await self._forward(scope, body)
         if fault == "twice":
             response = await self._forward(scope, body)
+        if fault == "resets":
+            _reset(send)
+            await self._leave(receive)
+            return
         if fault == "taken_unanswered":
             self.taken.set()
             await self._leave(receive)
@@ -75,6 +82,16 @@ class FaultyUsageBox:
                     pass
         except TimeoutError:
             return
+
+
+def _reset(send) -> None:
+    """ASGI has no word for it, so the server's connection is taken from behind its `send`."""
+    transport = send.__self__.transport
+    if transport.is_closing():  # who asked was killed
+        return
+    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 async def _cut(send) -> None:

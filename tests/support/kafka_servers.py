@@ -18,6 +18,7 @@ JARS = Path(sys.executable).parent.parent / "kafka"
 """Where `fetch_servers.py` puts what the broker consists of."""
 
 START_SECONDS = 60
+STOP_SECONDS = 60
 CLUSTER_ID = "c3BlbmRnYXRlLXRlc3RzLQ"
 
 
@@ -71,6 +72,13 @@ class Broker:
         except Exception as fault:
             self.kill()
             raise AssertionError((self._directory / "log").read_text()[-5000:]) from fault
+
+    def stop(self) -> None:
+        """Let it end in its own time, as an operator does."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=STOP_SECONDS)
+            self._process = None
 
     def kill(self) -> None:
         """End it at once, whatever it is doing."""

@@ -1,90 +1,74 @@
-"""Two APIs and two daemons as processes of their own, load on the APIs, `kill -9` at any moment, and a UsageBox on a bad day."""
+"""Two APIs and two daemons as processes of their own, load on the APIs, `kill -9` at any moment and at named points, a Kafka
+that stops and starts, and a UsageBox on a bad day."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import random
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 
 from faulty_usagebox import FaultyUsageBox
+from kafka_servers import Broker, running_broker
+from killed_process import KilledProcess, eventually
 from serving import serve
 from spendgate_daemon.sandbox import create_sandbox
 from spendgate_daemon.store import Store
+from topic_books import PREFIX, delivered_to_kafka
 
-SPENDGATE = Path(sys.executable).with_name("spendgate")
 POLICY = """version: 1
 meters: {tokens: {unit: token}}
 plans:
   basic:
     limits:
-      - {kind: quota, id: month, meter: tokens, cap: contract, period: month}
+      - {kind: quota, id: month, meter: tokens, cap: contract, period: month, floor: 50, thresholds: [80]}
 """
 SENDERS = 4
+QUANTITY_MAX = 50
+SCARCE = "customer-scarce"
+"""Stopped again and again, until more is bought: what the guardrail events are about."""
 
+SCARCE_STEP = 1000
 
-def eventually(found, seconds: float, what: str):
-    deadline = time.monotonic() + seconds
-    while True:
-        result = found()
-        if result:
-            return result
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
+AFTER_SENDING = "taken_unanswered"
+POINTS = ("usagebox_answered", "stored_not_trimmed")
+KAFKA_POINTS = ("kafka_sent", "kafka_committed")
+"""Where a daemon dies: see `armed_process.py`. AFTER_SENDING is UsageBox's: it has a batch and has not answered."""
 
-
-class Process:
-    """`spendgate api` or `daemon` on a port of its own; killed and started again."""
-
-    def __init__(self, part: str, environment: dict[str, str], log: Path) -> None:
-        self.part, self.log, self.port = part, log, _free_port()
-        self.environment = environment | {f"SPENDGATE_{part.upper()}_PORT": str(self.port)}
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen([SPENDGATE, self.part], env=self.environment, stdout=log, stderr=log)
-
-    def wait_until_it_answers(self) -> None:
-        try:
-            eventually(self._answers, 60, f"{self.part} answers")
-        except AssertionError as late:
-            late.add_note(self.log.read_text()[-5000:])
-            raise
-
-    def _answers(self) -> bool:
-        try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=2).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+AWAY_SECONDS = 2
+MET_SECONDS = 120
+"""How long something that happens all the time under load may not happen; a broker may be away meanwhile."""
 
 
 class KillSite:
-    """`customers` share the load. Events are sent until they are answered, each under one id."""
+    """`customers` share the load, and SCARCE has some of its own. Events are sent until they are allowed, each under one id.
+    After each, a sender rests for `pause_seconds`."""
 
-    def __init__(self, home: Path, redis_url: str, seed: int, share: float, customers: int = 6) -> None:
+    def __init__(
+        self, home: Path, redis_url: str, seed: int, share: float, *, kafka: bool, pause_seconds: float = 0.0
+    ) -> None:
         self.chance = random.Random(seed)
-        self.customers = [f"customer-{number}" for number in range(customers)]
+        self.customers = [*(f"customer-{number}" for number in range(6)), SCARCE]
         self.sent: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
+        """What was done to it."""
         self.stopping = threading.Event()
+        self.broker: Broker | None = None
+        self._bought = SCARCE_STEP
         self._lock = threading.Lock()
-        self._seed, self._share = seed, share
-        self._home, self._redis_url = home, redis_url
+        self._seed, self._share, self._pause_seconds = seed, share, pause_seconds
+        self._home, self._redis_url, self._kafka = home, redis_url, kafka
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        return POINTS + KAFKA_POINTS if self._kafka else POINTS
 
     @contextlib.contextmanager
     def running(self) -> Iterator[KillSite]:
@@ -93,25 +77,17 @@ class KillSite:
             self.sandbox_url, self.front = url, FaultyUsageBox(url, self._seed, self._share)
             front_url = stack.enter_context(serve(self.front))
             for customer in self.customers:
-                terms = {"plan": "basic", "caps": {"tokens": 10**9}}
-                assert httpx.put(f"{url}/sandbox/v1/customers/{customer}", json=terms).status_code == 200
+                self._contract(customer, self._bought if customer == SCARCE else 10**9)
+            if self._kafka:
+                folder = self._home / "kafka"
+                folder.mkdir()
+                self.broker = stack.enter_context(running_broker(folder))
             self.store = Store.open(f"sqlite:///{self._home / 'store.db'}")
             stack.callback(self.store.close)
             self._key = self.store.keys.create("load", ["decide"], time.time_ns() // 1000)
-            policy = self._home / "policy.yaml"
-            policy.write_text(POLICY)
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("SPENDGATE_")}
-            environment |= {
-                "SPENDGATE_HOME": str(self._home),
-                "SPENDGATE_REDIS_URL": self._redis_url,
-                "SPENDGATE_DATABASE_URL": f"sqlite:///{self._home / 'store.db'}",
-                "SPENDGATE_USAGEBOX_URL": front_url,
-                "SPENDGATE_USAGEBOX_DIALECT": "hosted",
-                "SPENDGATE_POLICY_FILE": str(policy),
-                "SPENDGATE_DECISION_DEADLINE_MS": "5000",
-            }
+            environment = self._environment(front_url)
             self.processes = {
-                part: [Process(part, environment, self._home / f"{part}-{number}.log") for number in (1, 2)]
+                part: [KilledProcess(part, environment, self._home / f"{part}-{number}.log") for number in (1, 2)]
                 for part in ("api", "daemon")
             }
             everything = [process for processes in self.processes.values() for process in processes]
@@ -127,14 +103,48 @@ class KillSite:
                 for process in everything:
                     process.kill()
 
+    def _environment(self, usagebox_url: str) -> dict[str, str]:
+        policy, self._points = self._home / "policy.yaml", self._home / "points"
+        policy.write_text(POLICY)
+        self._points.mkdir()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SPENDGATE_")}
+        environment |= {
+            "SPENDGATE_HOME": str(self._home),
+            "SPENDGATE_REDIS_URL": self._redis_url,
+            "SPENDGATE_DATABASE_URL": f"sqlite:///{self._home / 'store.db'}",
+            "SPENDGATE_USAGEBOX_URL": usagebox_url,
+            "SPENDGATE_USAGEBOX_DIALECT": "hosted",
+            "SPENDGATE_POLICY_FILE": str(policy),
+            "SPENDGATE_POLL_INTERVAL_SECONDS": "1",
+            "SPENDGATE_DECISION_DEADLINE_MS": "5000",
+            "SPENDGATE_TEST_POINTS": str(self._points),
+        }
+        if self.broker is not None:
+            environment |= {
+                "SPENDGATE_KAFKA_BOOTSTRAP": self.broker.address,
+                "SPENDGATE_KAFKA_TOPIC_PREFIX": PREFIX,
+            }
+        return environment
+
+    def _contract(self, customer: str, cap: int) -> None:
+        terms = {"plan": "basic", "caps": {"tokens": cap}}
+        assert httpx.put(f"{self.sandbox_url}/sandbox/v1/customers/{customer}", json=terms).status_code == 200
+
+    def _buy(self, wanted: int) -> None:
+        """For SCARCE, whose one sender waits until it is known."""
+        if wanted > self._bought:
+            self._bought = (wanted // SCARCE_STEP + 1) * SCARCE_STEP
+            self._contract(SCARCE, self._bought)
+
     def _mirrored(self) -> bool:
         return len(self.store.customers.all_known()) == len(self.customers)
 
     @contextlib.contextmanager
     def load(self) -> Iterator[None]:
         """Senders at work; after the block every event that was begun has its answer."""
-        with ThreadPoolExecutor(SENDERS) as pool:
-            senders = [pool.submit(self._send, number) for number in range(SENDERS)]
+        shares = [*([self.customers[:-1]] * SENDERS), [SCARCE]]
+        with ThreadPoolExecutor(len(shares)) as pool:
+            senders = [pool.submit(self._send, number, customers) for number, customers in enumerate(shares)]
             try:
                 yield
             finally:
@@ -142,24 +152,24 @@ class KillSite:
             for sender in senders:
                 sender.result(90)
 
-    def _send(self, sender: int) -> None:
+    def _send(self, sender: int, customers: Sequence[str]) -> None:
         chance, number = random.Random(sender), 0
         with httpx.Client(headers={"authorization": f"Bearer {self._key}"}, timeout=10) as http:
-            while not self.stopping.is_set():
+            while not self.stopping.wait(self._pause_seconds):
                 number += 1
-                customer, quantity = chance.choice(self.customers), chance.randint(1, 50)
+                customer, quantity = chance.choice(customers), chance.randint(1, QUANTITY_MAX)
                 event = {
                     "event_id": f"{sender}-{number}",
                     "customer_id": customer,
                     "meter": "tokens",
                     "quantity": quantity,
                 }
-                eventually(lambda event=event: self._decided(http, event), 60, f"an answer to {event}")
+                eventually(lambda event=event: self._allowed(http, event), 60, f"an answer to {event}")
                 with self._lock:
                     self.sent[customer] += quantity
 
-    def _decided(self, http: httpx.Client, event: dict) -> bool:
-        """By either API: an event that one didn't answer may be asked of the other."""
+    def _allowed(self, http: httpx.Client, event: dict) -> bool:
+        """By either API: an event that one didn't answer may be asked of the other. Where all is used up, more is bought."""
         api = self.chance.choice(self.processes["api"])
         try:
             answer = http.post(f"http://127.0.0.1:{api.port}/v1/decisions", json=event)
@@ -168,27 +178,69 @@ class KillSite:
         if answer.status_code == 503:
             return False
         assert answer.status_code == 200, answer.text
+        if answer.json()["decision"] == "stop" and event["customer_id"] == SCARCE:
+            self._buy(self.sent[SCARCE] + event["quantity"])
+            return False
         assert answer.json()["decision"] == "allow", answer.text
         return True
+
+    def hurt(self, *, politely: bool) -> None:
+        """All of what follows, once; Kafka is away while processes are killed."""
+        with ThreadPoolExecutor(1) as pool:
+            away = pool.submit(self.restart_broker, politely=politely) if self.broker is not None else None
+            for part in ("daemon", "api"):
+                self.kill(part)
+            self.kill_after_sending()
+            if away is not None:
+                away.result()
+        self.kill_at(*self.points)
 
     def kill(self, part: str) -> None:
         """One of them, at a random moment of the next half second; started again at once."""
         time.sleep(self.chance.random() / 2)
         process = self.chance.choice(self.processes[part])
-        process.kill()
-        process.start()
+        process.kill_and_start()
         process.wait_until_it_answers()
+        self.done[part] += 1
 
     def kill_after_sending(self) -> None:
         """Both daemons, when UsageBox has taken a batch of one and not answered."""
         self.front.taken.clear()
-        assert self.front.taken.wait(60), "no batch met that fault"
+        assert self.front.taken.wait(MET_SECONDS), "no batch met that fault"
         for process in self.processes["daemon"]:
-            process.kill()
-        for process in self.processes["daemon"]:
-            process.start()
+            process.kill_and_start()
         for process in self.processes["daemon"]:
             process.wait_until_it_answers()
+        self.done[AFTER_SENDING] += 1
+
+    def kill_at(self, *points: str) -> None:
+        """The daemon that first comes to one of them, until each had its own."""
+        daemons = self.processes["daemon"]
+        for point in points:
+            (self._points / point).touch()
+        for _ in points:
+            process = eventually(
+                lambda: next((each for each in daemons if each.is_gone()), None),
+                MET_SECONDS,
+                f"a daemon comes to one of {[path.name for path in self._points.iterdir()]}",
+            )
+            process.start()
+        for process in daemons:
+            process.wait_until_it_answers()
+        self.done.update(points)
+
+    def restart_broker(self, *, politely: bool) -> None:
+        """At a random moment while it is at work; it stays away for a while, and then has its port and its data."""
+        before = delivered_to_kafka(self.store)
+        eventually(lambda: delivered_to_kafka(self.store) > before, MET_SECONDS, "Kafka gets something")
+        time.sleep(self.chance.random() / 2)
+        if politely:
+            self.broker.stop()
+        else:
+            self.broker.kill()
+        time.sleep(self.chance.random() * AWAY_SECONDS)
+        self.broker.start()
+        self.done["kafka_stopped" if politely else "kafka_killed"] += 1
 
     def settle(self) -> None:
         """UsageBox has a good day from now on; wait until everything has arrived."""
@@ -197,9 +249,8 @@ class KillSite:
 
     def _arrived(self) -> bool:
         recorded = sum(self.recorded(customer) for customer in self.customers)
-        sinks = {sink.sink: sink for sink in self.store.deliveries.sinks()}
-        usage = sinks.get("usagebox.usage")
-        waits = usage is None or usage.pending or usage.attempted
+        sinks = self.store.deliveries.sinks()
+        waits = not sinks or any(sink.pending or sink.attempted for sink in sinks)
         return recorded == sum(self.sent.values()) and not waits
 
     def recorded(self, customer: str) -> int:
@@ -209,9 +260,3 @@ class KillSite:
         query = {"from": "2020-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z", "group_by": "meter_id", "source": "raw"}
         answer = httpx.get(f"{self.sandbox_url}/v1/accounts/{customer}/usage", params=query)
         return sum(group["sum"] for group in answer.json()["groups"])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
