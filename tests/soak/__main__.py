@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import multiprocessing
 import os
 import subprocess
@@ -47,6 +48,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help="of the equivalence state machine")
     parser.add_argument("--count", type=int, default=INTERLEAVINGS, help="of interleavings")
     parser.add_argument("--kills", type=int, default=KILLS, help="of each process, at each named point, and of Kafka")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of kills, at most; fewer may be made then")
     parser.add_argument("--seed", type=int, default=0, help="the first; others follow it")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--server", choices=sorted(find_redis_servers()), default=next(iter(find_redis_servers())))
@@ -131,7 +133,7 @@ def soak_interleavings(options: argparse.Namespace) -> bool:
 def soak_kills(options: argparse.Namespace) -> bool:
     progress = Progress("rounds of kills", options.kills)
     with running_servers(options.server, 1) as (url,):
-        wrong = books.kill_again_and_again(url, options.seed, options.kills, progress.advance)
+        wrong = books.kill_again_and_again(url, options.seed, options.kills, options.minutes, progress.advance)
     books_of = "all three books and the topics" if has_kafka() else "all three books; there is no Kafka on this machine"
     progress.close(f"0 lost, 0 doubled, in {books_of}" if wrong is None else f"the books differ:\n{wrong}")
     return wrong is None

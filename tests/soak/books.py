@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -23,15 +24,20 @@ PAUSE_SECONDS = 0.05
 """Of each sender: the machine is to be busy with starts of processes, not with load."""
 
 
-def kill_again_and_again(redis_url: str, seed: int, kills: int, tell: Callable[[int], None]) -> str | None:
-    """API, daemon, the daemon at each of the named points, and Kafka, if there is one, are killed `kills` times each; `tell` is
-    told of each time. What was wrong; then everybody's logs and data stay."""
+def kill_again_and_again(
+    redis_url: str, seed: int, kills: int, minutes: float, tell: Callable[[int], None]
+) -> str | None:
+    """API, daemon, the daemon at each of the named points, and Kafka, if there is one, are killed `kills` times each, or as
+    often as the time is enough for; `tell` is told of each time. What was wrong; then everybody's logs and data stay."""
+    deadline = time.monotonic() + minutes * 60
     home = Path(tempfile.mkdtemp(prefix="spendgate-kills-"))
     print(f"logs and data: {home}", flush=True)
     site = KillSite(home, redis_url, seed, share=0.3, kafka=has_kafka(), pause_seconds=PAUSE_SECONDS)
     with site.running():
         with site.load():
             for number in range(kills):
+                if time.monotonic() > deadline:
+                    break
                 site.hurt(politely=number % 2 == 1)
                 tell(1)
         site.settle()
