@@ -12,8 +12,9 @@ from alembic import command
 
 from spendgate.limits.check import Grant
 from spendgate_daemon.relays.store_relay import RELAY_LOCK
+from spendgate_daemon.store import Store
 from spendgate_daemon.store.customers import Customer, Customers
-from spendgate_daemon.store.database import Database
+from spendgate_daemon.store.database import MIGRATION_LOCK, Database
 from spendgate_daemon.store.guardrail_events import GuardrailEvent
 from spendgate_daemon.store.schema import decisions, deliveries
 from spendgate_daemon.store.usage import HOUR_SECONDS, MAX_POINTS, MINUTE_SECONDS
@@ -250,6 +251,13 @@ def test_two_relays_at_once_wait_for_each_other(store):
     for thread in threads:
         thread.join(20)
     assert order == ["first", "second"]
+
+
+def test_a_process_starts_while_others_write(store):
+    url = store.database.engine.url.render_as_string(hide_password=False)
+    with store.database.writing() as connection:
+        store.database.alone(connection, MIGRATION_LOCK)
+        Store.open(url).close()
 
 
 def test_a_mismatch_is_counted(store):

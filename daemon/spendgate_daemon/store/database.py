@@ -124,7 +124,11 @@ class Database:
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     def migrate(self) -> None:
-        """Bring the schema to this version's. Idempotent; on PostgreSQL concurrent callers wait for each other."""
+        """Bring the schema to this version's. Idempotent; on PostgreSQL concurrent callers wait for each other. Where there is
+        nothing to do, nothing is waited for: a process must be able to start while others write without a pause."""
+        current, wanted = self.revisions()
+        if current == wanted:
+            return
         with self.writing() as connection:
             if not self.is_sqlite:  # a migration takes the time it takes, and others wait for it
                 connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
