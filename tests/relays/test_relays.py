@@ -17,7 +17,7 @@ from spendgate_daemon.overrides import begin_event, mirror_overrides
 from spendgate_daemon.relays.advice import Advice, advice_of
 from spendgate_daemon.relays.burn import BurnMeter, exhausts_at_us
 from spendgate_daemon.relays.extract import extract
-from spendgate_daemon.relays.store_relay import StoreRelay
+from spendgate_daemon.relays.store_relay import POLICY_SINK, StoreRelay
 from spendgate_daemon.relays.sweep import OverrideExpiry, Sweep
 from spendgate_daemon.relays.usagebox_policies import UsageBoxPolicyRelay
 from spendgate_daemon.relays.usagebox_usage import UsageBoxUsageRelay
@@ -230,6 +230,21 @@ def test_policy_events_are_coalesced_to_where_the_customer_stands(store, house, 
     assert drain(run, UsageBoxPolicyRelay(store, Away(), now_us)) == 0
     later = lambda: now_us() + 60_000_000  # noqa: E731
     assert drain(run, UsageBoxPolicyRelay(store, Box(), later)) == 1
+
+
+def test_a_usagebox_without_policies_is_nobody_to_tell(store, house, run, control, tmp_path):
+    house.contract(policy_of(quota(10)))
+    house.decide(10)
+    drain(run, StoreRelay(control, store))
+    with serve(create_sandbox(tmp_path / "book.sqlite", key=None, dialect="usagedb")) as url:
+
+        async def told():
+            async with UsageBox(url, None) as box:
+                return await UsageBoxPolicyRelay(store, box, now_us).run_once()
+
+        assert run(told()) == 1
+    (sink,) = (each for each in store.deliveries.sinks() if each.sink == POLICY_SINK)
+    assert (sink.delivered, sink.dead, sink.pending) == (1, 0, 0)
 
 
 def customer_row(customer_id="acme") -> Customer:

@@ -2,7 +2,8 @@
 
 Changes of one customer are coalesced: what is sent is where the customer stands after the last of them, and an older
 change that is being retried is never sent after a newer one. The Idempotency-Key is the guardrail event's id, so a
-repeated send raises nothing twice.
+repeated send raises nothing twice. A UsageBox without policies, as usageDb alone, is nobody to tell: what it would have been
+told has reached its end.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from spendgate_daemon.usagebox import UsageBox, UsageBoxRefused, UsageBoxUnavail
 POLICY: Final = "hard-stop"
 BATCH: Final = 500
 TRIES: Final = 5
+NO_POLICIES: Final = "this UsageBox has no policies"
 KEY_STATUSES: Final = frozenset({401, 403})
 """Refusals of our key: no customer's change is at fault, so none is given up."""
 
@@ -64,7 +66,7 @@ class UsageBoxPolicyRelay:
         """Send the last change of one customer, and settle all that it stands for."""
         positions = [delivery.position for delivery in deliveries]
         try:
-            await self._send(event)
+            without = None if await self._send(event) else NO_POLICIES
         except (UsageBoxRefused, UsageBoxUnavailable) as exc:
             error = f"{type(exc).__name__}: {exc}"[:500]
             tries = deliveries[-1].attempts + 1
@@ -81,22 +83,29 @@ class UsageBoxPolicyRelay:
             _log.warning("UsageBox did not take a policy event", customer_id=event.customer_id, error=error)
             return 0
         self._backoff.succeed()
-        await self._mark(positions, "delivered")
-        DELIVERED.labels(POLICY_SINK, "delivered").inc(len(positions))
+        await self._mark(positions, "delivered", error=without)
+        DELIVERED.labels(POLICY_SINK, "delivered" if without is None else "not_wanted").inc(len(positions))
         return len(positions)
 
-    async def _send(self, event: GuardrailEvent) -> None:
-        if event.to_state == "stopped":
-            await self._usagebox.raise_flag(
-                event.customer_id,
-                POLICY,
-                reason=event.message,
-                decision_id=event.decision_id or "",
-                occurred_at_us=event.at_us,
-                idempotency_key=event.id,
-            )
-        else:
-            await self._usagebox.clear_flag(event.customer_id, POLICY, idempotency_key=event.id)
+    async def _send(self, event: GuardrailEvent) -> bool:
+        """False: this UsageBox has no policies."""
+        try:
+            if event.to_state == "stopped":
+                await self._usagebox.raise_flag(
+                    event.customer_id,
+                    POLICY,
+                    reason=event.message,
+                    decision_id=event.decision_id or "",
+                    occurred_at_us=event.at_us,
+                    idempotency_key=event.id,
+                )
+            else:
+                await self._usagebox.clear_flag(event.customer_id, POLICY, idempotency_key=event.id)
+        except UsageBoxRefused as exc:
+            if exc.status == 404 and await self._usagebox.policies(None) is None:
+                return False
+            raise
+        return True
 
     async def _mark(
         self, positions: list[int], state: str, *, next_attempt_us: int = 0, error: str | None = None
