@@ -243,6 +243,22 @@ def test_a_loss_is_found_although_redis_has_caught_up_in_number(site):
     assert site.store.usage.total("acme", "tokens", 0, 2**62) == 41
 
 
+def test_what_another_replica_stored_and_trimmed_is_not_lost(site):
+    site.house.decide(1)
+    site.drain()
+    other = StoreRelay(site.house.control, site.store)
+    for _ in range(3):
+        site.house.decide(10)
+    while site.run(other.run_once()):
+        pass
+    for _ in range(2 * ROUNDS_BETWEEN_CHECKS):
+        site.run(site.relay.run_once())
+        assert not site.relay.behind
+    site.house.decide(100)
+    site.drain()
+    assert site.store.usage.total("acme", "tokens", 0, 2**62) == 131
+
+
 @pytest.mark.parametrize("after", ["degrade", "begin_epoch", "restore"])
 def test_a_kill_in_the_middle_of_mending_costs_a_repetition(site, after, monkeypatch):
     site.house.decide(100)

@@ -84,6 +84,15 @@ class StoreRelay:
     async def run_once(self) -> int:
         """Store what is in the outbox now; how many records. About BATCH are read at once, from all partitions that
         have any."""
+        try:
+            return await self._run()
+        except Overtaken as exc:
+            _log.warning("another replica was faster", error=str(exc))
+            for partition in list(self._cursors):
+                self._leave(partition)
+            return 0
+
+    async def _run(self) -> int:
         owned = self.partitions()
         for partition in self._cursors.keys() - owned:
             self._leave(partition)
@@ -100,13 +109,7 @@ class StoreRelay:
         if not entries:
             return 0
         self._count = max(MIN_RECORDS_PER_PARTITION, BATCH // len({partition for partition, _, _ in entries}))
-        try:
-            return sum([await self._take(entries[start : start + BATCH]) for start in range(0, len(entries), BATCH)])
-        except Overtaken as exc:
-            _log.warning("another replica was faster", error=str(exc))
-            for partition in list(self._cursors):
-                self._leave(partition)
-            return 0
+        return sum([await self._take(entries[start : start + BATCH]) for start in range(0, len(entries), BATCH)])
 
     def partitions(self) -> frozenset[int]:
         """Those that are this one's now."""
@@ -139,17 +142,29 @@ class StoreRelay:
 
     async def _look_for_lost_tails(self, cursors: Mapping[int, str]) -> None:
         """Compare what stands at these cursors with what was stored. A partition that lost a tail is left alone until it
-        begins a new epoch: its entries have ids of decisions that are stored."""
+        begins a new epoch: its entries have ids of decisions that are stored. Raises Overtaken."""
         asked = {partition: at for partition, at in cursors.items() if at != STREAM_START}
         if not asked:
             return
+        missing = {}
         for partition, mark in (await self._control.marks(asked)).items():
             if mark.end[0] > place_of(asked[partition])[0] or mark.record == self._marks.get(partition):
                 self.behind.discard(partition)
             elif partition not in self.behind:
-                self.behind.add(partition)
-                _log.error("Redis lost a tail", partition=partition, redis=mark.end, store=asked[partition])
+                missing[partition] = mark.end
+        if missing:
+            await asyncio.to_thread(self._expect, {partition: asked[partition] for partition in missing})
+        for partition, end in missing.items():
+            self.behind.add(partition)
+            _log.error("Redis lost a tail", partition=partition, redis=end, store=asked[partition])
         LOST_TAILS.set(len(self.behind))
+
+    def _expect(self, cursors: Mapping[int, str]) -> None:
+        """Whoever had a partition before may have stored a last batch since its cursor was read here, and trimmed what was
+        read: then it's not Redis that lost it. Raises Overtaken."""
+        names = {f"{CURSOR_PREFIX}{partition:03d}": stream_id for partition, stream_id in cursors.items()}
+        with self._store.database.reading() as connection:
+            self._store.cursors.expect(names, connection)
 
     async def _trim(self, partitions: Iterable[int]) -> None:
         for partition in partitions:

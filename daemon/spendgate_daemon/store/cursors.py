@@ -41,12 +41,17 @@ class Cursors:
     def advance(self, before: Mapping[str, str | None], after: Mapping[str, str], connection: sa.Connection) -> None:
         """Move cursors that stand where the caller read from. Raises Overtaken, and the transaction is to end, when
         another has moved one of them meanwhile."""
+        self.expect(before, connection)
+        self.put(dict(after), connection)
+
+    @staticmethod
+    def expect(before: Mapping[str, str | None], connection: sa.Connection) -> None:
+        """Raises Overtaken when one of them stands elsewhere."""
         query = sa.select(cursors.c.name, cursors.c.value).where(cursors.c.name.in_(before))
         found = {row.name: row.value for row in connection.execute(query)}
         for name, value in before.items():
             if found.get(name) != value:
                 raise Overtaken(f"{name} stands at {found.get(name)}, not {value}: another replica has it")
-        self.put(dict(after), connection)
 
     def forget(self, name: str) -> None:
         """Idempotent."""
