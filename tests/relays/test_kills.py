@@ -24,6 +24,7 @@ def test_killed_processes_a_bad_usagebox_and_a_kafka_that_goes_leave_equal_books
             books = (limit.used, site.recorded(customer), site.billed(customer))
             assert books == (site.sent[customer],) * 3, customer
         assert site.store.decisions.mismatches() == 0
+        assert site.false_alarms() == []
         # So far it needs no Kafka.
         require("Kafka (fetch_servers.py) or Java", found=site.broker is not None)
         topics = TopicBooks(site.broker.address)

@@ -69,6 +69,7 @@ def _differences(site: KillSite, redis_url: str) -> Iterator[str]:
             yield f"{customer}: {_told(books)}"
     if mismatches := site.store.decisions.mismatches():
         yield f"{mismatches} decisions are not what their definition says"
+    yield from site.false_alarms()
     if topics is not None:
         counted = {kind: len(messages) for kind, messages in topics.topics.items()}
         print(f"topics: {_told(counted)}, of broken transactions {topics.broken():,}")

@@ -6,10 +6,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import httpx
 from faulty_usagebox import FaultyUsageBox
 from kafka_servers import Broker, running_broker
 from killed_process import KilledProcess, eventually
+from senders import CUSTOMERS, PLENTY, SCARCE, SCARCE_STEP, Senders
 from serving import serve
 from spendgate_daemon.sandbox import create_sandbox
 from spendgate_daemon.store import Store
@@ -30,13 +30,6 @@ plans:
     limits:
       - {kind: quota, id: month, meter: tokens, cap: contract, period: month, floor: 50, thresholds: [80]}
 """
-SENDERS = 4
-QUANTITY_MAX = 50
-SCARCE = "customer-scarce"
-"""Stopped again and again, until more is bought: what the guardrail events are about."""
-
-SCARCE_STEP = 1000
-
 AFTER_SENDING = "taken_unanswered"
 POINTS = ("usagebox_answered", "stored_not_trimmed")
 KAFKA_POINTS = ("kafka_sent", "kafka_committed")
@@ -48,21 +41,16 @@ MET_SECONDS = 120
 
 
 class KillSite:
-    """`customers` share the load, and SCARCE has some of its own. Events are sent until they are allowed, each under one id.
-    After each, a sender rests for `pause_seconds`."""
+    """`share` of UsageBox's answers are bad; `pause_seconds` is the rest that a sender of events takes after each."""
 
     def __init__(
         self, home: Path, redis_url: str, seed: int, share: float, *, kafka: bool, pause_seconds: float = 0.0
     ) -> None:
         self.chance = random.Random(seed)
-        self.customers = [*(f"customer-{number}" for number in range(6)), SCARCE]
-        self.sent: Counter[str] = Counter()
+        self.customers = [*CUSTOMERS, SCARCE]
         self.done: Counter[str] = Counter()
         """What was done to it."""
-        self.stopping = threading.Event()
         self.broker: Broker | None = None
-        self._bought = SCARCE_STEP
-        self._lock = threading.Lock()
         self._seed, self._share, self._pause_seconds = seed, share, pause_seconds
         self._home, self._redis_url, self._kafka = home, redis_url, kafka
 
@@ -77,19 +65,20 @@ class KillSite:
             self.sandbox_url, self.front = url, FaultyUsageBox(url, self._seed, self._share)
             front_url = stack.enter_context(serve(self.front))
             for customer in self.customers:
-                self._contract(customer, self._bought if customer == SCARCE else 10**9)
+                self._contract(customer, SCARCE_STEP if customer == SCARCE else PLENTY)
             if self._kafka:
                 folder = self._home / "kafka"
                 folder.mkdir()
                 self.broker = stack.enter_context(running_broker(folder))
             self.store = Store.open(f"sqlite:///{self._home / 'store.db'}")
             stack.callback(self.store.close)
-            self._key = self.store.keys.create("load", ["decide"], time.time_ns() // 1000)
             environment = self._environment(front_url)
             self.processes = {
                 part: [KilledProcess(part, environment, self._home / f"{part}-{number}.log") for number in (1, 2)]
                 for part in ("api", "daemon")
             }
+            key = self.store.keys.create("load", ["decide"], time.time_ns() // 1000)
+            self._senders = Senders(self.processes["api"], key, self._contract, self.chance, self._pause_seconds)
             everything = [process for processes in self.processes.values() for process in processes]
             try:
                 for process in everything:
@@ -99,7 +88,6 @@ class KillSite:
                 eventually(self._mirrored, 60, "the customers are known")
                 yield self
             finally:
-                self.stopping.set()
                 for process in everything:
                     process.kill()
 
@@ -130,59 +118,16 @@ class KillSite:
         terms = {"plan": "basic", "caps": {"tokens": cap}}
         assert httpx.put(f"{self.sandbox_url}/sandbox/v1/customers/{customer}", json=terms).status_code == 200
 
-    def _buy(self, wanted: int) -> None:
-        """For SCARCE, whose one sender waits until it is known."""
-        if wanted > self._bought:
-            self._bought = (wanted // SCARCE_STEP + 1) * SCARCE_STEP
-            self._contract(SCARCE, self._bought)
-
     def _mirrored(self) -> bool:
         return len(self.store.customers.all_known()) == len(self.customers)
 
-    @contextlib.contextmanager
-    def load(self) -> Iterator[None]:
-        """Senders at work; after the block every event that was begun has its answer."""
-        shares = [*([self.customers[:-1]] * SENDERS), [SCARCE]]
-        with ThreadPoolExecutor(len(shares)) as pool:
-            senders = [pool.submit(self._send, number, customers) for number, customers in enumerate(shares)]
-            try:
-                yield
-            finally:
-                self.stopping.set()
-            for sender in senders:
-                sender.result(90)
+    def load(self) -> contextlib.AbstractContextManager[None]:
+        return self._senders.at_work()
 
-    def _send(self, sender: int, customers: Sequence[str]) -> None:
-        chance, number = random.Random(sender), 0
-        with httpx.Client(headers={"authorization": f"Bearer {self._key}"}, timeout=10) as http:
-            while not self.stopping.wait(self._pause_seconds):
-                number += 1
-                customer, quantity = chance.choice(customers), chance.randint(1, QUANTITY_MAX)
-                event = {
-                    "event_id": f"{sender}-{number}",
-                    "customer_id": customer,
-                    "meter": "tokens",
-                    "quantity": quantity,
-                }
-                eventually(lambda event=event: self._allowed(http, event), 60, f"an answer to {event}")
-                with self._lock:
-                    self.sent[customer] += quantity
-
-    def _allowed(self, http: httpx.Client, event: dict) -> bool:
-        """By either API: an event that one didn't answer may be asked of the other. Where all is used up, more is bought."""
-        api = self.chance.choice(self.processes["api"])
-        try:
-            answer = http.post(f"http://127.0.0.1:{api.port}/v1/decisions", json=event)
-        except httpx.HTTPError:
-            return False
-        if answer.status_code == 503:
-            return False
-        assert answer.status_code == 200, answer.text
-        if answer.json()["decision"] == "stop" and event["customer_id"] == SCARCE:
-            self._buy(self.sent[SCARCE] + event["quantity"])
-            return False
-        assert answer.json()["decision"] == "allow", answer.text
-        return True
+    @property
+    def sent(self) -> Counter[str]:
+        """Units by customer."""
+        return self._senders.sent
 
     def hurt(self, *, politely: bool) -> None:
         """All of what follows, once; Kafka is away while processes are killed."""
@@ -194,6 +139,7 @@ class KillSite:
             if away is not None:
                 away.result()
         self.kill_at(*self.points)
+        self._senders.check()
 
     def kill(self, part: str) -> None:
         """One of them, at a random moment of the next half second; started again at once."""
@@ -252,6 +198,11 @@ class KillSite:
         sinks = self.store.deliveries.sinks()
         waits = not sinks or any(sink.pending or sink.attempted for sink in sinks)
         return recorded == sum(self.sent.values()) and not waits
+
+    def false_alarms(self) -> list[str]:
+        """Of losses, told by daemons whose Redis lost nothing."""
+        lines = [line for daemon in self.processes["daemon"] for line in daemon.log.read_text().splitlines()]
+        return [line for line in lines if "lost a tail" in line]
 
     def recorded(self, customer: str) -> int:
         return self.store.usage.total(customer, "tokens", 0, 2**62)
