@@ -255,6 +255,18 @@ def test_every_customer_has_its_turn_and_its_lines_are_kept(site):
     assert site.store.books.counts()["lines"] == 4
 
 
+def test_those_without_lines_keep_nobody_from_their_turn(site, monkeypatch):
+    monkeypatch.setattr("spendgate_daemon.books.reconcile.CUSTOMERS_PER_RUN", 2)
+    for number in range(3):
+        site.put(f"a-{number}", plan="prepaid", credits_granted_total=5)
+    site.run(site.poll.poll_once())
+    for _ in range(2):
+        assert site.run(site.reconcile.run_once()) == 2
+    assert len(site.store.books.page(limit=9, customer_id="acme").items) == 1
+    (again, _) = site.store.books.longest_uncompared(2)
+    assert again == "a-0"
+
+
 def test_two_who_repair_at_once_repair_once(site):
     for _ in range(3):
         site.decide(100)

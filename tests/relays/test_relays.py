@@ -52,7 +52,7 @@ def test_the_migrations_lead_to_the_schema(store):
         context = MigrationContext.configure(connection, opts={"compare_type": False})
         differences = [each for each in compare_metadata(context, metadata) if each[0] != "remove_index"]
     assert differences == []
-    assert store.database.revisions() == ("0011", "0011")
+    assert store.database.revisions() == ("0012", "0012")
 
 
 def test_every_record_is_stored_once_and_the_outbox_is_trimmed(store, house, run, control):

@@ -120,7 +120,8 @@ class Reconcile:
         outcome = Outcome(customer_id, lines, repairs)
         if not dry_run:
             found = await self._reader.read(customer_id) if repairs else lines
-            await asyncio.to_thread(self._store.books.save, customer_id, [line.kept() for line in found])
+            kept = [line.kept() for line in found]
+            await asyncio.to_thread(self._store.books.save, customer_id, kept, self._now_us())
         return outcome
 
     async def _repair(self, line: Line, again: Line, *, dry_run: bool) -> list[Repair]:

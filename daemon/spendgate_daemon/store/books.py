@@ -153,8 +153,8 @@ class Books:
             connection.execute(fewer.values(number=delivered_totals.c.number - moved))
             return moved
 
-    def save(self, customer_id: str, lines: Sequence[Kept]) -> None:
-        """Replace the lines of a customer."""
+    def save(self, customer_id: str, lines: Sequence[Kept], at_us: int) -> None:
+        """Replace the lines of a customer, who may have none, as compared at that moment."""
         rows = [
             {"customer_id": customer_id, "number": number, **msgspec.structs.asdict(line)}
             for number, line in enumerate(lines)
@@ -163,6 +163,8 @@ class Books:
             connection.execute(books.delete().where(books.c.customer_id == customer_id))
             if rows:
                 connection.execute(books.insert(), rows)
+            mine = customers.c.customer_id == customer_id
+            connection.execute(customers.update().where(mine).values(compared_at_us=at_us))
 
     def page(
         self, *, limit: int, cursor: str | None = None, customer_id: str | None = None, differs: bool = False
@@ -196,16 +198,9 @@ class Books:
 
     def longest_uncompared(self, limit: int) -> list[str]:
         """Customers whose books were never compared, and then those longest ago."""
-        compared = (
-            sa.select(books.c.customer_id, sa.func.min(books.c.compared_at_us).label("at_us"))
-            .group_by(books.c.customer_id)
-            .subquery()
-        )
-        at_us = sa.func.coalesce(compared.c.at_us, 0)
         query = (
             sa.select(customers.c.customer_id)
-            .outerjoin_from(customers, compared, customers.c.customer_id == compared.c.customer_id)
-            .order_by(at_us, customers.c.customer_id)
+            .order_by(customers.c.compared_at_us, customers.c.customer_id)
             .limit(limit)
         )
         with self._database.reading() as connection:

@@ -50,10 +50,12 @@ customers = Table(
     Column("exhausts_at_us", BigInteger),
     Column("observed_at_us", BigInteger, nullable=False, server_default="0"),
     Column("totals_read_at_us", BigInteger, nullable=False, server_default="0"),
+    Column("compared_at_us", BigInteger, nullable=False, server_default="0"),
 )
 Index("ix_customers_exhausts_at_us", customers.c.exhausts_at_us)
 Index("ix_customers_state", customers.c.state)
 Index("ix_customers_totals_read_at_us", customers.c.totals_read_at_us)
+Index("ix_customers_compared_at_us_customer_id", customers.c.compared_at_us, customers.c.customer_id)
 active_since_read = sa.text("observed_at_us > totals_read_at_us")
 _partial(Index("ix_customers_active_totals_read_at_us", customers.c.totals_read_at_us), active_since_read)
 
