@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from house import House, policy_of, quota
-from spendgate_daemon.relays.duplicates import LateDuplicates
+from spendgate_daemon.relays.duplicates import CURSOR, LateDuplicates
 from spendgate_daemon.relays.store_relay import StoreRelay
 from spendgate_daemon.wiring import take_back
 
@@ -63,6 +64,20 @@ def test_a_late_duplicate_is_named_and_taken_back(site):
     assert f"debited before, by {first.decision_id}" in event.message
     (made,) = site.store.corrections.of(second.decision_id)
     assert (made.before, made.after, made.actor) == (50, 0, "spendgate")
+
+
+def test_a_late_duplicate_of_a_meter_with_a_long_name_is_taken_back_once(site):
+    meter = "m" * 64
+    policy = msgspec.structs.replace(policy_of(quota(1000, meters=(meter,))), meters={meter: "second"})
+    site.house.contract(policy, version=2)
+    for _ in range(2):
+        last = site.house.decide(50, event_id="run-1", meter=meter)
+        site.forget()
+    site.settle()
+    assert site.store.usage.total("acme", meter, 0, 2**62) == 50
+    site.store.cursors.put({CURSOR: "0"})
+    site.settle()
+    assert len(site.store.corrections.of(last.decision_id)) == 1
 
 
 def test_of_three_the_first_counts(site):

@@ -10,13 +10,20 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
+from spendgate.event import MAX_ID_BYTES
+from spendgate.keys import PARTITIONS, decision_id_of
 from spendgate.limits.check import Grant
-from spendgate_daemon.relays.store_relay import RELAY_LOCK
+from spendgate.reasons import REASONS
+from spendgate_daemon.relays.duplicates import duplicate_event
+from spendgate_daemon.relays.extract import usage_id_of
+from spendgate_daemon.relays.store_relay import CURSOR_PREFIX, RELAY_LOCK
+from spendgate_daemon.relays.usagebox_corrections import correction_id_of
 from spendgate_daemon.store import Store
+from spendgate_daemon.store.corrections import kept_id
 from spendgate_daemon.store.customers import Customer, Customers
 from spendgate_daemon.store.database import MIGRATION_LOCK, Database
 from spendgate_daemon.store.guardrail_events import GuardrailEvent
-from spendgate_daemon.store.schema import decisions, deliveries
+from spendgate_daemon.store.schema import decisions, deliveries, metadata
 from spendgate_daemon.store.usage import HOUR_SECONDS, MAX_POINTS, MINUTE_SECONDS
 
 SINK = "usagebox.usage"
@@ -303,3 +310,50 @@ def test_positions_become_visible_in_their_order(store, name):
 def usage_event(number):
     fields = {"customer_id": "acme", "meter": "tokens", "quantity": 1, "unit": "token", "model": None, "at_us": number}
     return {"event_id": f"u{number}", "decision_id": f"u{number}"} | fields
+
+
+DECISION = decision_id_of(PARTITIONS - 1, f"{2**64 - 1}-{2**64 - 1}")
+NAME = "n" * 64
+"""Of a meter or a limit, as documents may name them."""
+
+ID = "i" * MAX_ID_BYTES
+TWICE = duplicate_event({"decision_id": DECISION, "customer_id": ID, "at_us": 1, "event_id": ID}, DECISION).id
+USAGE = usage_id_of(DECISION, NAME, (NAME, "other"))
+LONGEST = {
+    "customer_id": ID,
+    "corrects": DECISION,
+    "decision_id": DECISION,
+    "event_id": max(ID, USAGE, key=len),
+    "guardrail_events.id": max(TWICE, f"books.{ID[:40]}.{2**63}", key=len),
+    "item_id": max(TWICE, USAGE, key=len),
+    "usage_id": USAGE,
+    "meter": NAME,
+    "limit_id": NAME,
+    "unit": "u" * 32,
+    "reason": max(REASONS, key=len),
+    "corrections.correction_id": max(kept_id(f"{TWICE}.{NAME}"), kept_id("x" * 64), key=len),
+    "deliveries.correction_id": correction_id_of(USAGE),
+    "cursors.name": f"{CURSOR_PREFIX}{PARTITIONS - 1:03d}",
+}
+OURS = {
+    "api_keys.id", "digest", "holder", "kind", "leases.name", "mode", "outcome", "override_id", "overrides.id", "paid_by",
+    "policy_digest", "secret_sha256", "sink", "source", "state", "from_state", "to_state", "status", "timezone",
+    "token_sha256",
+}  # fmt: skip
+"""Words of the code's own, and names of time zones."""
+
+PRINCIPALS = {"request_key"}
+"""Who holds a key is named by an administrator, as long as they like."""
+
+
+def test_every_text_fits_its_column():
+    """PostgreSQL refuses one that doesn't, and with it all that is stored in the same transaction."""
+    unnamed = []
+    texts = [each for table in metadata.tables.values() for each in table.columns if isinstance(each.type, sa.String)]
+    for column in (each for each in texts if each.type.length is not None):
+        names = {column.name, f"{column.table.name}.{column.name}"}
+        longest = [LONGEST[name] for name in names & LONGEST.keys()]
+        assert all(len(each) <= column.type.length for each in longest), column
+        if not longest and not names & (OURS | PRINCIPALS):
+            unnamed.append(str(column))
+    assert unnamed == []
