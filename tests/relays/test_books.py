@@ -12,12 +12,12 @@ import pytest
 
 from mirror_world import World, now_us
 from serving import serve
-from spendgate.keys import counters_key
+from spendgate.keys import counters_key, partition_of, tag_of
 from spendgate.limits import PeriodCounter
 from spendgate_daemon.books.line import Billed, Difference, Enforced, Line
 from spendgate_daemon.books.read import Reader
 from spendgate_daemon.books.reconcile import Reconcile
-from spendgate_daemon.relays.store_relay import USAGE_SINK, StoreRelay
+from spendgate_daemon.relays.store_relay import CURSOR_PREFIX, USAGE_SINK, StoreRelay
 from spendgate_daemon.relays.usagebox_usage import UsageBoxUsageRelay
 from spendgate_daemon.sandbox import create_sandbox
 from spendgate_daemon.store.books import Period, Waiting
@@ -298,6 +298,37 @@ def test_one_who_cannot_be_compared_holds_up_nobody(site, monkeypatch):
     monkeypatch.undo()
     site.run(site.reconcile.run_once())
     assert site.store.books.page(limit=9, customer_id="acme").items == [], "it is left alone for a while"
+
+
+def unreadable_record(site):
+    """One in the outbox that the store relay can't take either."""
+    epoch, sequence = site.store.cursors.get(f"{CURSOR_PREFIX}{partition_of('acme'):03d}").split("-")
+    outbox = f"{tag_of(partition_of('acme'))}outbox"
+    site.run(site.control.redis.xadd(outbox, {"r": b"\xc1"}, id=f"{epoch}-{int(sequence) + 1}"))
+
+
+def broken_key(site):
+    site.run(site.control.redis.set(counters_key("acme"), "x"))
+
+
+def policy_gone(site):
+    site.run(site.control.redis.delete(*site.run(site.control.redis.keys(f"{tag_of(partition_of('acme'))}policy:*"))))
+    site.gate._policies._by_digest.clear()
+
+
+@pytest.mark.parametrize("broken", [unreadable_record, broken_key, policy_gone])
+def test_one_whose_data_are_broken_holds_up_nobody_not_even_after_a_restart(site, monkeypatch, broken):
+    monkeypatch.setattr("spendgate_daemon.books.reconcile.CUSTOMERS_PER_RUN", 1)
+    site.put("other", plan="basic", caps={"tokens": 10})
+    site.run(site.poll.poll_once())
+    for customer in ("acme", "other"):
+        site.decide(1, customer=customer)
+    site.to_usagebox()
+    broken(site)
+    for compared in (0, 1, 0):
+        restarted = Reconcile(site.reconcile._reader, site.control, site.store, site.usagebox, now_us)
+        assert site.run(restarted.run_once()) == compared
+    assert len(site.store.books.page(limit=9, customer_id="other").items) == 1
 
 
 def test_last_month_is_still_compared(site):

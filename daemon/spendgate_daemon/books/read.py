@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
+import msgspec
+
 from spendgate.client import Gate
 from spendgate.control import STREAM_START, Control
 from spendgate.keys import partition_of
@@ -33,7 +35,7 @@ Source = Literal["rollup", "raw"]
 
 
 class NotNow(Exception):
-    """The store is too far behind for a comparison."""
+    """The store is too far behind for a comparison, or what it lacks can't be read."""
 
 
 class _Totals:
@@ -121,7 +123,11 @@ class Reader:
         entries = await self._control.read_outbox({partition: cursor or STREAM_START}, OUTBOX_READ)
         if len(entries) == OUTBOX_READ:
             raise NotNow(f"the store is {OUTBOX_READ} records or more behind in partition {partition}")
-        records = ((place_of(stream_id), decode_record(raw)) for _, stream_id, raw in entries)
+        try:
+            records = [(place_of(stream_id), decode_record(raw)) for _, stream_id, raw in entries]
+        except msgspec.MsgspecError as exc:
+            # Whose it is can't be told: it may be this customer's.
+            raise NotNow(f"a record in partition {partition} can't be read: {exc}") from exc
         return [(place, record) for place, record in records if record.customer_id == customer_id]
 
     async def _enforced(

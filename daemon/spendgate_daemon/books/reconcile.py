@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from spendgate.control import Control
+from spendgate.errors import NotPrepared, ScriptFailed, WrongPolicy
 from spendgate.reasons import quantity_text
 from spendgate_daemon.books.line import BookPair, Line
 from spendgate_daemon.books.metrics import COMPARED, DIFFERENT, DRIFTING, REPAIRED
@@ -30,6 +31,9 @@ LEFT_ALONE_US: Final = 600_000_000
 """One who could not be compared is passed over for as long."""
 
 FAILURES_IN_A_ROW: Final = 2
+NOT_COMPARED: Final = (NotNow, UsageBoxError, NotPrepared, ScriptFailed, WrongPolicy)
+"""What may be about one customer alone: the others' books are compared all the same."""
+
 EVENTS_LOOKED_UP: Final = 100_000
 
 _log = structlog.get_logger("spendgate.books")
@@ -82,8 +86,8 @@ class Reconcile:
         self._passed_over: dict[str, int] = {}
 
     async def run_once(self) -> int:
-        """Compare those that were not compared for longest; how many. One that can't be is passed over for a while, and two
-        in a row end the run: then it isn't about them."""
+        """Compare those whose turn was longest ago; how many. One that can't be is passed over for a while, and then comes
+        after the others; two in a row end the run: then it isn't about them."""
         now_us, done, failed = self._now_us(), 0, 0
         self._passed_over = {name: at_us for name, at_us in self._passed_over.items() if at_us > now_us}
         wanted = CUSTOMERS_PER_RUN + len(self._passed_over)
@@ -91,10 +95,11 @@ class Reconcile:
         for customer_id in [each for each in chosen if each not in self._passed_over]:
             try:
                 await self.customer(customer_id)
-            except (NotNow, UsageBoxError) as exc:
+            except NOT_COMPARED as exc:
                 COMPARED.labels("not_now").inc()
                 _log.warning("the books are compared later", customer_id=customer_id, error=str(exc))
                 self._passed_over[customer_id] = now_us + LEFT_ALONE_US
+                await asyncio.to_thread(self._store.books.end_turn, customer_id, now_us)
                 failed += 1
                 if failed == FAILURES_IN_A_ROW:
                     break
@@ -106,8 +111,8 @@ class Reconcile:
         return done
 
     async def customer(self, customer_id: str, *, dry_run: bool = False) -> Outcome:
-        """Compare one customer, put right what drifts, and keep what was found. A dry run changes nothing. Raises NotNow,
-        GateUnavailable and UsageBoxError."""
+        """Compare one customer, put right what drifts, and keep what was found. A dry run changes nothing. Raises
+        NOT_COMPARED and GateUnavailable."""
         lines = await self._reader.read(customer_id)
         repairs: list[Repair] = []
         if any(line.drift("enforced/recorded") or line.drift("recorded/billed") for line in lines):

@@ -14,11 +14,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from spendgate.errors import SpendgateError
 from spendgate.reasons import quantity_text
 from spendgate_daemon.books.line import SENTENCES, Line
-from spendgate_daemon.books.read import NotNow
-from spendgate_daemon.books.reconcile import Outcome
+from spendgate_daemon.books.reconcile import NOT_COMPARED, Outcome
 from spendgate_daemon.cli.starting import HomeOption, fail, read_settings, run_process
 from spendgate_daemon.redis_checks import UnsafeRedis
-from spendgate_daemon.usagebox import UsageBoxError
 from spendgate_daemon.wiring import open_parts, open_reconcile
 
 
@@ -45,7 +43,7 @@ def command(
             for customer_id in track(chosen, "customers", console=Console(stderr=True), transient=True):
                 try:
                     outcomes.append(await reconcile.customer(customer_id, dry_run=dry_run))
-                except (NotNow, UsageBoxError) as exc:
+                except NOT_COMPARED as exc:
                     left_out[customer_id] = str(exc)
 
     run_process(main, (SpendgateError, UnsafeRedis, SQLAlchemyError))

@@ -163,8 +163,12 @@ class Books:
             connection.execute(books.delete().where(books.c.customer_id == customer_id))
             if rows:
                 connection.execute(books.insert(), rows)
-            mine = customers.c.customer_id == customer_id
-            connection.execute(customers.update().where(mine).values(compared_at_us=at_us))
+            _end_turn(connection, customer_id, at_us)
+
+    def end_turn(self, customer_id: str, at_us: int) -> None:
+        """Let one who could not be compared come after the others, as if that had been done."""
+        with self._database.writing() as connection:
+            _end_turn(connection, customer_id, at_us)
 
     def page(
         self, *, limit: int, cursor: str | None = None, customer_id: str | None = None, differs: bool = False
@@ -197,7 +201,7 @@ class Books:
         return {"lines": lines, "differ": differ, "drift": drift, "oldest_compared_at_us": oldest_us or 0}
 
     def longest_uncompared(self, limit: int) -> list[str]:
-        """Customers whose books were never compared, and then those longest ago."""
+        """Customers who had no turn yet, and then those whose last was longest ago."""
         query = (
             sa.select(customers.c.customer_id)
             .order_by(customers.c.compared_at_us, customers.c.customer_id)
@@ -205,6 +209,11 @@ class Books:
         )
         with self._database.reading() as connection:
             return list(connection.execute(query).scalars())
+
+
+def _end_turn(connection: sa.Connection, customer_id: str, at_us: int) -> None:
+    mine = customers.c.customer_id == customer_id
+    connection.execute(customers.update().where(mine).values(compared_at_us=at_us))
 
 
 def _of(period: Period) -> tuple[sa.ColumnElement[bool], ...]:
