@@ -91,7 +91,6 @@ class StateWrite(msgspec.Struct, frozen=True):
     customer_id: str
     state: PolicyState
     policy: EffectivePolicy
-    force: bool = False
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -176,12 +175,11 @@ class Control:
                 pipe.set(f"{tag_of(partition)}default", digest)
             await pipe.execute()
 
-    async def put_state(
-        self, customer_id: str, state: PolicyState, policy: EffectivePolicy, *, force: bool = False
-    ) -> bool:
-        """Write policy state; False when the same or a newer version is there. `force` writes an older one, which is
-        for an administrator after a restore. Raises WrongPolicy when the state names another policy."""
-        [written] = await self.put_states([StateWrite(customer_id, state, policy, force=force)])
+    async def put_state(self, customer_id: str, state: PolicyState, policy: EffectivePolicy) -> bool:
+        """Write policy state; False when what is there stays, because its `order` is greater: an older version is only
+        written for a stronger source, such as an administrator after a restore. Idempotent. Raises WrongPolicy when the
+        state names another policy."""
+        [written] = await self.put_states([StateWrite(customer_id, state, policy)])
         return written
 
     async def put_states(self, writes: Sequence[StateWrite]) -> list[bool]:
@@ -194,10 +192,8 @@ class Control:
                 encoded[write.state.policy] = write.policy.encode(), write.policy.rules()
 
         def put(write: StateWrite) -> Awaitable[Any]:
-            state, force = write.state, "1" if write.force else ""
-            return self._write(
-                PUT_STATE, write.customer_id, [state.encode(), state.policy, *encoded[state.policy], force]
-            )
+            state = write.state
+            return self._write(PUT_STATE, write.customer_id, [state.encode(), state.policy, *encoded[state.policy]])
 
         # The first goes alone: where the script isn't loaded yet, each of a crowd would bring it along.
         replies = [await put(write) for write in writes[:1]]

@@ -19,7 +19,7 @@ LIMIT_KINDS: Final = ("quota", "credits", "rate", "concurrency", "per_event")
 MODULES: Final = ("customer", "events", "limits", "memory", "periods", "standing")
 """What nearly every script uses, in scripts/. A module's name is its file's."""
 
-SELDOM: Final = ("denials", "duplicates", "finish", "grants", "kept", "overrides", "per", "reservations")
+SELDOM: Final = ("denials", "duplicates", "finish", "grants", "kept", "overrides", "per", "reservations", "states")
 """What few decisions need, in scripts/. Where Redis makes a script's functions anew at every run, these cost the others one
 function in all."""
 

@@ -15,6 +15,10 @@ from spendgate.limits.check import Grant
 from spendgate.limits.layout import pack_integers, unpack_integers
 from spendgate.limits.result import MAX_COUNTER
 
+SOURCES: Final = ("customers.yaml", "catalog", "usagebox", "admin")
+"""Of policy state, weakest first: what a stronger source says of a customer is not overwritten by a weaker one. Any other is
+weaker than these."""
+
 Status = Literal["active", "suspended", "cancelled", "unknown"]
 CustomerState = Literal["ok", "throttled", "stopped", "suspended"]
 
@@ -29,7 +33,7 @@ _STATES: Final[tuple[CustomerState, ...]] = get_args(CustomerState)
 
 
 class PolicyState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Written by the mirror. `policy` is the digest of the effective policy; `version` only grows;
+    """Written by the mirror. `policy` is the digest of the effective policy; `version` only grows, as long as `source` stays;
     `granted_micro_credits` is cumulative (all grants ever), None when the source knows no credits;
     `caps` are the contractual caps as the source states them (already compiled into the policy); `grants` are
     credits on top that expire, in the order in which they are burnt (see `burn_order`)."""
@@ -44,6 +48,11 @@ class PolicyState(msgspec.Struct, frozen=True, omit_defaults=True):
     caps: dict[str, int] = {}
     grants: tuple[Grant, ...] = ()
 
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Of two states of a customer the one with the greater order is in force, whoever writes first."""
+        return (strength(self.source), self.version, self.updated_at_us)
+
     def encode(self) -> bytes:
         """As it is stored: what the script always needs (`>c32BBI7` in Lua: policy, status, whether there are grants,
         credits granted + 1 or 0), and the whole in MessagePack."""
@@ -55,6 +64,11 @@ class PolicyState(msgspec.Struct, frozen=True, omit_defaults=True):
     def decode(cls, raw: bytes) -> PolicyState:
         """Inverse of `encode`. Raises msgspec.DecodeError."""
         return _state_decoder.decode(raw[_HEAD_BYTES:])
+
+
+def strength(source: str) -> int:
+    """Place of a source of policy state among SOURCES, from 1; 0 for any other."""
+    return SOURCES.index(source) + 1 if source in SOURCES else 0
 
 
 _HEAD_BYTES: Final = 32 + 1 + 1 + 7

@@ -34,7 +34,7 @@ from spendgate.policy import EffectivePolicy
 from spendgate.record import agrees, decode_record
 from spendgate.reservation import Facts
 from spendgate.script import Script, load_scripts
-from spendgate.state import OverrideSet, PolicyState, Standing
+from spendgate.state import SOURCES, OverrideSet, PolicyState, Standing
 from spendgate.testing import PLAYS, MemoryRedis
 from spendgate.testing.memory import EPOCH
 from spendgate.token import ReservationToken
@@ -160,10 +160,33 @@ class Equivalence(RuleBasedStateMachine):
     )
     def contract(self, policy, status, granted, grants):
         self.version += 1
-        state = PolicyState(policy.digest, "test", status, self.version, "test", self.now_us, granted, {}, grants)
-        arguments = (state.encode(), policy.digest, policy.encode(), policy.rules(), "")
+        source = self.customer.state.source if self.customer.state is not None else "test"
+        state = PolicyState(policy.digest, "test", status, self.version, source, self.now_us, granted, {}, grants)
+        arguments = (state.encode(), policy.digest, policy.encode(), policy.rules())
         assert self.execute(scripts.PUT_STATE, *arguments) == 1
-        assert self.execute(scripts.PUT_STATE, *arguments) == 0
+        assert self.execute(scripts.PUT_STATE, *arguments) == 1
+
+    @precondition(lambda self: self.customer.state is not None)
+    @rule(
+        source=st.sampled_from(["mirror", *SOURCES]),
+        version=st.integers(-1, 1),
+        microseconds=st.integers(-1, 1),
+        status=st.sampled_from(["active", "suspended"]),
+    )
+    def somebody_else_writes(self, source, version, microseconds, status):
+        """Who read an older state, or speaks for another source."""
+        stored = self.customer.state
+        state = msgspec.structs.replace(
+            stored,
+            source=source,
+            version=max(0, stored.version + version),
+            updated_at_us=stored.updated_at_us + microseconds,
+            status=status,
+        )
+        self.version = max(self.version, state.version)
+        policy = self.policy_named(state.policy)
+        written = self.execute(scripts.PUT_STATE, state.encode(), state.policy, policy.encode(), policy.rules())
+        assert written == (state.order >= stored.order)
 
     @precondition(lambda self: self.customer.state is not None)
     @rule(granted=st.integers(0, 200), grants=made.GRANTS)
@@ -174,7 +197,7 @@ class Equivalence(RuleBasedStateMachine):
             self.customer.state, version=self.version, granted_micro_credits=granted, grants=grants
         )
         policy = self.policy_named(state.policy)
-        assert self.execute(scripts.PUT_STATE, state.encode(), state.policy, policy.encode(), policy.rules(), "") == 1
+        assert self.execute(scripts.PUT_STATE, state.encode(), state.policy, policy.encode(), policy.rules()) == 1
 
     @rule(overrides=made.OVERRIDES)
     def override(self, overrides):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 
@@ -170,6 +171,31 @@ def test_what_a_contract_says_comes_back_as_it_was(store):
     assert (plain.timezone, plain.billing_anchor_day, plain.grants) == (None, None, ())
     store.customers.save([msgspec.structs.replace(customer, timezone=None, grants=())])
     assert store.customers.get("acme").customer.grants == ()
+
+
+def test_of_a_customer_s_states_the_same_one_is_kept_whoever_writes_last(store):
+    def state(source, version, updated_at_us):
+        return Customer(
+            customer_id="acme",
+            name="Acme",
+            plan="basic",
+            status="active",
+            version=version,
+            source=source,
+            policy_digest="x",
+            updated_at_us=updated_at_us,
+        )
+
+    rising = [state("customers.yaml", 9, 9), state("usagebox", 2, 8), state("usagebox", 3, 6), state("usagebox", 3, 7)]
+    for number, order in enumerate(itertools.permutations([*rising, state("admin", 1, 5)])):
+        for each in order:
+            store.customers.save([msgspec.structs.replace(each, customer_id=f"c{number}")])
+        kept = store.customers.get(f"c{number}").customer
+        assert (kept.source, kept.version, kept.updated_at_us) == ("admin", 1, 5)
+    for number, order in enumerate(itertools.permutations(rising)):
+        store.customers.save([msgspec.structs.replace(each, customer_id=f"d{number}") for each in order])
+        kept = store.customers.get(f"d{number}").customer
+        assert (kept.source, kept.version, kept.updated_at_us) == ("usagebox", 3, 7)
 
 
 def test_customers_of_an_older_version_have_no_contract_terms(tmp_path):

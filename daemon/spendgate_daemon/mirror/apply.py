@@ -13,15 +13,12 @@ from spendgate.control import Control, StateWrite
 from spendgate.limits.check import Grant
 from spendgate.policy import EffectivePolicy
 from spendgate.reasons import MICRO
-from spendgate.state import PolicyState, Status, burn_order
+from spendgate.state import PolicyState, Status, burn_order, strength
 from spendgate_daemon.documents import UnknownBillingDay, UnknownPlan, UnknownZone
-from spendgate_daemon.mirror.metrics import APPLIED, BAD_CONTRACTS, UNKNOWN_PLANS
+from spendgate_daemon.mirror.metrics import APPLIED, BAD_CONTRACTS, OVERTAKEN, UNKNOWN_PLANS
 from spendgate_daemon.mirror.policy_book import PolicyBook
 from spendgate_daemon.store import Store
 from spendgate_daemon.store.customers import Customer
-
-SOURCES: Final = ("customers.yaml", "catalog", "usagebox", "admin")
-"""Weakest first: what a stronger source says of a customer is not overwritten by a weaker one."""
 
 BATCH: Final = 500
 MAX_CREDITS: Final = 9 * 10**9
@@ -47,16 +44,16 @@ class CustomerTerms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A customer to be written, with the policy compiled for him; `force` writes an older version, too."""
+    """A customer to be written, with the policy compiled for him."""
 
     customer: Customer
     policy: EffectivePolicy
-    force: bool = False
 
 
 class Applier:
     """`touched` is told the customers whose state was written. Customers are read, compared and written a batch at a
-    time, so a resync of everybody lets others in between, and nobody writes over what came meanwhile."""
+    time, so a resync of everybody lets others in between. Other processes write, too, between the reading and the writing:
+    Redis and the store each keep the state of the greatest order (see `PolicyState.order`), whoever comes last."""
 
     def __init__(
         self,
@@ -115,8 +112,7 @@ class Applier:
 
     def _change(self, source: str, terms: CustomerTerms, before: Customer | None) -> Change | None:
         """What has to be written; None when nothing has, or must not be."""
-        stronger = before is not None and before.source != source
-        if before is not None and stronger and SOURCES.index(before.source) > SOURCES.index(source):
+        if before is not None and strength(before.source) > strength(source):
             return None
         credits_total = terms.credits_granted_total
         granted = credits_total * MICRO if credits_total is not None else None
@@ -132,7 +128,7 @@ class Applier:
             version=_version(terms, before),
             source=source,
             policy_digest=before.policy_digest if before is not None else "",
-            updated_at_us=self._now_us(),
+            updated_at_us=self._time_after(before),
             caps=terms.caps,
             granted_micro_credits=granted,
             timezone=terms.timezone,
@@ -141,12 +137,16 @@ class Applier:
         )
         if before is not None and _same(customer, before):
             return None  # whatever the document says of it by now: `recompile` sees to that
-        if before is not None and not stronger and customer.version < before.version:
+        if before is not None and before.source == source and customer.version < before.version:
             return None
         policy = self._compile(terms)
         if policy is None:
             return None
-        return Change(msgspec.structs.replace(customer, policy_digest=policy.digest), policy, force=stronger)
+        return Change(msgspec.structs.replace(customer, policy_digest=policy.digest), policy)
+
+    def _time_after(self, before: Customer | None) -> int:
+        """What replaces a state of the same version comes after it, though another process's clock may be ahead."""
+        return max(self._now_us(), before.updated_at_us + 1 if before is not None else 0)
 
     def _compile(self, terms: CustomerTerms | Customer) -> EffectivePolicy | None:
         """None for terms that the document can't be compiled for, which is logged and counted."""
@@ -163,23 +163,28 @@ class Applier:
         return None
 
     async def _write(self, changes: Sequence[Change]) -> set[str]:
-        """The policies are kept before Redis can cite them; the store's rows are last, so that a kill repeats the work."""
+        """The policies are kept before Redis can cite them; the store's rows are last, so that a kill repeats the work. The
+        store doesn't get what Redis refused, because a newer state or a stronger source came meanwhile."""
         if not changes:
             return set()
         policies = {change.customer.policy_digest: change.policy for change in changes}
         encoded = {digest: policy.encode() for digest, policy in policies.items()}
         await asyncio.to_thread(self._store.policies.save_effective, encoded)
-        written = await self._control.put_states(
+        answers = await self._control.put_states(
             [
-                StateWrite(
-                    change.customer.customer_id, policy_state_of(change.customer), change.policy, force=change.force
-                )
+                StateWrite(change.customer.customer_id, policy_state_of(change.customer), change.policy)
                 for change in changes
             ]
         )
-        last = {change.customer.customer_id: change.customer for change in changes}
-        await asyncio.to_thread(self._store.customers.save, list(last.values()))
-        return {change.customer.customer_id for change, done in zip(changes, written, strict=True) if done}
+        written = {
+            change.customer.customer_id: change.customer for change, done in zip(changes, answers, strict=True) if done
+        }
+        overtaken = [change.customer.customer_id for change, done in zip(changes, answers, strict=True) if not done]
+        if overtaken:
+            OVERTAKEN.inc(len(overtaken))
+            _log.warning("Redis has newer policy states", customers=len(overtaken), first=overtaken[:10])
+        await asyncio.to_thread(self._store.customers.save, list(written.values()))
+        return set(written)
 
     async def recompile(self) -> int:
         """Compile all customers again after the document changed or its calendar tables rolled on; how many changed."""
@@ -189,10 +194,10 @@ class Applier:
             async with self._writing:
                 customers = await asyncio.to_thread(self._store.customers.following, after, BATCH)
                 changes = [change for customer in customers if (change := self._renewal(customer)) is not None]
-                await self._write(changes)
-            if changes:
-                self._touched({change.customer.customer_id for change in changes})
-                changed += len(changes)
+                written = await self._write(changes)
+            if written:
+                self._touched(written)
+                changed += len(written)
             if len(customers) < BATCH:
                 return changed
             after = customers[-1].customer_id
@@ -201,7 +206,9 @@ class Applier:
         policy = self._compile(customer)
         if policy is None or policy.digest == customer.policy_digest:
             return None
-        renewed = msgspec.structs.replace(customer, policy_digest=policy.digest, updated_at_us=self._now_us())
+        renewed = msgspec.structs.replace(
+            customer, policy_digest=policy.digest, updated_at_us=self._time_after(customer)
+        )
         return Change(renewed, policy)
 
 

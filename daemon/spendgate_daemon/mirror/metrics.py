@@ -9,6 +9,10 @@ UNKNOWN_PLANS = Counter("spendgate_mirror_unknown_plans_total", "Policy states t
 BAD_CONTRACTS = Counter(
     "spendgate_mirror_bad_contracts_total", "Policy states with a time zone or a billing day that does not exist"
 )
+OVERTAKEN = Counter(
+    "spendgate_mirror_overtaken_total",
+    "Policy states not written because Redis had a newer one, or one of a stronger source",
+)
 POLLS = Counter("spendgate_mirror_polls_total", "Polls of policy state", ["outcome"])
 MISSING = Gauge("spendgate_mirror_missing_customers", "Customers that the last resync did not find in UsageBox")
 CANCELLED = Counter("spendgate_mirror_cancelled_total", "Customers cancelled because they are gone from UsageBox")

@@ -11,6 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from spendgate.limits.check import Grant
+from spendgate.state import SOURCES, strength
 from spendgate_daemon.store.database import Database, without_nul
 from spendgate_daemon.store.page import Page
 from spendgate_daemon.store.schema import active_since_read, customers
@@ -88,7 +89,8 @@ class Customers:
         self._database = database
 
     def save(self, saved: Sequence[Customer]) -> None:
-        """Insert or replace what the mirror knows; observations stay."""
+        """Insert or replace what the mirror knows, in the order of policy states that Redis keeps, too: an older one is passed
+        over. Observations stay."""
         rows = [
             {name: getattr(customer, name) for name in customer.__struct_fields__}
             | {
@@ -102,7 +104,9 @@ class Customers:
         if rows:
             taken = [name for name in Customer.__struct_fields__ if name != "customer_id"]
             with self._database.writing() as connection:
-                self._database.upsert(connection, customers, rows, keys=["customer_id"], update=taken)
+                self._database.upsert(
+                    connection, customers, rows, keys=["customer_id"], update=taken, where=_comes_after
+                )
 
     def observe(self, observations: Sequence[Observation]) -> None:
         """Note what was seen of known customers; of others nothing is kept."""
@@ -268,6 +272,17 @@ class Customers:
         counted: dict[str, int] = {"ok": 0, "throttled": 0, "stopped": 0, "suspended": 0}
         counted |= {row[0]: row[1] for row in by_state}
         return counted | {"customers": sum(counted.values()), "exhausting_within_24h": exhausting}
+
+
+def _comes_after(new: Any) -> sa.ColumnElement[bool]:
+    return _order(customers.c) <= _order(new)
+
+
+def _order(columns: Any) -> sa.Tuple:
+    """See `PolicyState.order`."""
+    whens = " ".join(f"WHEN '{source}' THEN {strength(source)}" for source in SOURCES)
+    of_source = sa.literal_column(f"CASE {columns.source} {whens} ELSE 0 END")
+    return sa.tuple_(of_source, columns.version, columns.updated_at_us)
 
 
 _grants = msgspec.json.Decoder(tuple[Grant, ...])

@@ -86,9 +86,11 @@ class Database:
         *,
         keys: Sequence[str],
         update: Mapping[str, Any] | Sequence[str] = (),
+        where: Callable[[Any], sa.ColumnElement[bool]] | None = None,
     ) -> None:
         """Insert rows, which all have the same columns; where `keys` exist already, set the columns of `update` (a sequence
-        takes the new values; a mapping gives expressions), or do nothing when it is empty.
+        takes the new values; a mapping gives expressions), or do nothing when it is empty. `where` makes of the new values'
+        columns what must be true of those that are there, without parameters; for a sequence only.
 
         One statement for all rows: with the values in it, it took ten times as long. Rows go to the driver as they are,
         so a column's type must be one that the driver knows: SQLAlchemy's way with each value took as long as the rest.
@@ -99,21 +101,27 @@ class Database:
             statement = self._insert(table).on_conflict_do_update(index_elements=list(keys), set_=dict(update))
             connection.execute(statement, [dict(row) for row in rows])
             return
-        text, values_of = self._compiled(table, tuple(rows[0]), tuple(keys), tuple(update))
+        text, values_of = self._compiled(table, tuple(rows[0]), tuple(keys), tuple(update), where)
         connection.exec_driver_sql(text, list(map(values_of, rows)))
 
     def _compiled(
-        self, table: sa.Table, columns: tuple[str, ...], keys: tuple[str, ...], update: tuple[str, ...]
+        self,
+        table: sa.Table,
+        columns: tuple[str, ...],
+        keys: tuple[str, ...],
+        update: tuple[str, ...],
+        where: Callable[[Any], sa.ColumnElement[bool]] | None,
     ) -> tuple[str, Callable[[Mapping[str, Any]], Any]]:
         """SQL of an upsert as the driver reads it, and what makes of a row the values that it wants: by the order of their
         places (SQLite), or by their names."""
-        asked = (table.name, columns, keys, update)
+        asked = (table.name, columns, keys, update, where)
         found = self._statements.get(asked)
         if found is None:
             statement = self._insert(table)
             if update:
                 taken = {name: statement.excluded[name] for name in update}
-                statement = statement.on_conflict_do_update(index_elements=list(keys), set_=taken)
+                condition = where(statement.excluded) if where is not None else None
+                statement = statement.on_conflict_do_update(index_elements=list(keys), set_=taken, where=condition)
             else:
                 statement = statement.on_conflict_do_nothing(index_elements=list(keys))
             compiled = statement.compile(dialect=self.engine.dialect, column_keys=columns)

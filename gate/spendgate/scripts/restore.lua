@@ -11,7 +11,7 @@ local function put_state(tag, customer_id, state, digest, policy, rules)
   end
   local key = tag .. 'state:' .. customer_id
   local stored = call('GET', key)
-  if stored and cmsgpack.unpack(stored:sub(42)).version > cmsgpack.unpack(state:sub(42)).version then
+  if stored and use('states').stays(stored, state) then
     return
   end
   call('SET', tag .. 'policy:' .. digest, policy)

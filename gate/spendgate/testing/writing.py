@@ -36,16 +36,13 @@ def play_put_state(
     digest: bytes,
     policy_raw: bytes,
     _rules: bytes,
-    force: bytes,
 ) -> Any:
     written, customer = PolicyState.decode(state_raw), redis.look_up(customer_id.decode())
     current = customer.state
     if current == written:
+        return 1
+    if current is not None and written.order < current.order:
         return 0
-    if current is not None and force != b"1":
-        other = written.version == current.version and written.policy == current.policy
-        if written.version < current.version or (other and written.status == current.status):
-            return 0
     if written.status == "unknown" and redis.default is None:
         raise Refused("no_policy")
     redis.policies[digest.decode()] = policy_raw
