@@ -281,7 +281,7 @@ def _comes_after(new: Any) -> sa.ColumnElement[bool]:
 def _order(columns: Any) -> sa.Tuple:
     """See `PolicyState.order`."""
     whens = " ".join(f"WHEN '{source}' THEN {strength(source)}" for source in SOURCES)
-    of_source = sa.literal_column(f"CASE {columns.source} {whens} ELSE 0 END")
+    of_source: sa.ColumnElement[int] = sa.literal_column(f"CASE {columns.source} {whens} ELSE 0 END")
     return sa.tuple_(of_source, columns.version, columns.updated_at_us)
 
 
