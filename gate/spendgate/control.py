@@ -86,11 +86,13 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class StateWrite(msgspec.Struct, frozen=True):
-    """Policy state of a customer and the policy that it names; see `put_state`."""
+    """Policy state of a customer and the policy that it names; see `put_state`. After `kept_seconds` Redis forgets it (None:
+    never), unless another one is written until then."""
 
     customer_id: str
     state: PolicyState
     policy: EffectivePolicy
+    kept_seconds: int | None = None
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -192,8 +194,10 @@ class Control:
                 encoded[write.state.policy] = write.policy.encode(), write.policy.rules()
 
         def put(write: StateWrite) -> Awaitable[Any]:
-            state = write.state
-            return self._write(PUT_STATE, write.customer_id, [state.encode(), state.policy, *encoded[state.policy]])
+            state, kept = write.state, "" if write.kept_seconds is None else write.kept_seconds
+            return self._write(
+                PUT_STATE, write.customer_id, [state.encode(), state.policy, *encoded[state.policy], kept]
+            )
 
         # The first goes alone: where the script isn't loaded yet, each of a crowd would bring it along.
         replies = [await put(write) for write in writes[:1]]

@@ -162,7 +162,7 @@ class Equivalence(RuleBasedStateMachine):
         self.version += 1
         source = self.customer.state.source if self.customer.state is not None else "test"
         state = PolicyState(policy.digest, "test", status, self.version, source, self.now_us, granted, {}, grants)
-        arguments = (state.encode(), policy.digest, policy.encode(), policy.rules())
+        arguments = (state.encode(), policy.digest, policy.encode(), policy.rules(), "")
         assert self.execute(scripts.PUT_STATE, *arguments) == 1
         assert self.execute(scripts.PUT_STATE, *arguments) == 1
 
@@ -185,7 +185,7 @@ class Equivalence(RuleBasedStateMachine):
         )
         self.version = max(self.version, state.version)
         policy = self.policy_named(state.policy)
-        written = self.execute(scripts.PUT_STATE, state.encode(), state.policy, policy.encode(), policy.rules())
+        written = self.execute(scripts.PUT_STATE, state.encode(), state.policy, policy.encode(), policy.rules(), "")
         assert written == (state.order >= stored.order)
 
     @precondition(lambda self: self.customer.state is not None)
@@ -197,7 +197,7 @@ class Equivalence(RuleBasedStateMachine):
             self.customer.state, version=self.version, granted_micro_credits=granted, grants=grants
         )
         policy = self.policy_named(state.policy)
-        assert self.execute(scripts.PUT_STATE, state.encode(), state.policy, policy.encode(), policy.rules()) == 1
+        assert self.execute(scripts.PUT_STATE, state.encode(), state.policy, policy.encode(), policy.rules(), "") == 1
 
     @rule(overrides=made.OVERRIDES)
     def override(self, overrides):

@@ -9,7 +9,7 @@ import pytest
 
 from mirror_world import DOCUMENT, now_us
 from spendgate.errors import SpendgateError
-from spendgate.keys import PARTITIONS
+from spendgate.keys import PARTITIONS, partition_of, tag_of
 from spendgate.limits.check import Grant
 from spendgate_daemon.api.provenance import provenance_of
 from spendgate_daemon.documents import load_document
@@ -166,6 +166,30 @@ def test_a_hint_polls_at_once_and_an_unknown_customer_is_remembered_as_such(worl
     world.put("ghost", plan="basic", caps={"tokens": 5})
     world.run(world.poll.poll_once())
     assert world.decide(1, customer="ghost").allowed
+
+
+def test_that_nobody_knows_a_customer_is_forgotten_and_what_makes_him_known_is_not(world):
+    def kept_seconds(customer):
+        return world.run(world.control.redis.ttl(f"{tag_of(partition_of(customer))}state:{customer}"))
+
+    class KnownMeanwhile:
+        """The gate; somebody makes the customer known between its answer and what is made of it."""
+
+        async def snapshots(self, customer_ids):
+            found = await world.gate.snapshots(customer_ids)
+            await world.applier.apply("admin", [CustomerTerms(customer_id="new", name="New", plan="basic", version=0)])
+            return found
+
+    poll = Poll(world.control, KnownMeanwhile(), world.store, world.usagebox, world.applier, now_us)
+    world.decide(1, customer="new")
+    world.decide(1, customer="ghost")
+    world.run(poll.follow_hints_once())
+    assert (world.snapshot("new").state.status, kept_seconds("new")) == ("active", -1)
+    assert world.snapshot("ghost").state.status == "unknown"
+    assert 3500 < kept_seconds("ghost") <= 3600
+    world.put("ghost", plan="basic")
+    world.run(world.poll.poll_once())
+    assert (world.snapshot("ghost").state.status, kept_seconds("ghost")) == ("active", -1)
 
 
 def test_a_usagebox_that_is_away_stops_nobody(world, run, control, gate):

@@ -10,7 +10,7 @@ from typing import Final
 
 from spendgate.client import Gate
 from spendgate.control import STREAM_START, Control, StateWrite
-from spendgate.keys import PARTITIONS, partition_of, tag_of
+from spendgate.keys import PARTITIONS
 from spendgate.state import PolicyState
 from spendgate_daemon.mirror.apply import Applier
 from spendgate_daemon.mirror.metrics import MIRRORED_AT, POLLS
@@ -100,11 +100,9 @@ class Poll:
             return
         policy = self._applier.book.compile_default()
         state = PolicyState(policy.digest, policy.plan, "unknown", 0, "mirror", self._now_us())
-        await self._control.put_states([StateWrite(customer_id, state, policy) for customer_id in nobody])
-        async with self._control.redis.pipeline(transaction=False) as pipe:
-            for customer_id in nobody:
-                pipe.expire(f"{tag_of(partition_of(customer_id))}state:{customer_id}", UNKNOWN_KEPT_SECONDS)
-            await pipe.execute()
+        await self._control.put_states(
+            [StateWrite(customer_id, state, policy, UNKNOWN_KEPT_SECONDS) for customer_id in nobody]
+        )
 
     async def _note(self, *, error: str | None, last_poll_us: int | None = None) -> None:
         """For `/v1/sync`: how the last poll went."""

@@ -1,5 +1,6 @@
 -- Writes the mirror's view of a customer and the policy it names, unless what is there is newer or of a stronger source.
--- KEYS: counters of the customer.  ARGV: tag, customer id, state, policy digest, policy, its rules.
+-- KEYS: counters of the customer.  ARGV: tag, customer id, state, policy digest, policy, its rules,
+-- seconds for which it is kept or '': for good.
 -- Answers 1 when it is in force, 0 when what is there stays.
 return function()
   local about, tag, customer_id = use('customer'), ARGV[1], ARGV[2]
@@ -16,5 +17,8 @@ return function()
   redis.call('SET', tag .. 'policy:' .. ARGV[4], ARGV[5])
   redis.call('SET', tag .. 'rules:' .. ARGV[4], ARGV[6])
   redis.call('SET', key, ARGV[3])
+  if ARGV[7] ~= '' then
+    redis.call('EXPIRE', key, ARGV[7])
+  end
   return 1
 end

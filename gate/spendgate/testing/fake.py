@@ -146,7 +146,7 @@ class _House:
             granted_micro_credits=granted_micro_credits,
             grants=burn_order(grants),
         )
-        written: list[Argument] = [state.encode(), used.digest, used.encode(), used.rules()]
+        written: list[Argument] = [state.encode(), used.digest, used.encode(), used.rules(), ""]
         self.redis.run(PUT_STATE, [_tag(customer_id), customer_id, *written])
 
     def override(self, customer_id: str, *overrides: Override) -> None:

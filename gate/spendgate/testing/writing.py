@@ -36,7 +36,9 @@ def play_put_state(
     digest: bytes,
     policy_raw: bytes,
     _rules: bytes,
+    _kept_seconds: bytes,
 ) -> Any:
+    """Everything is kept for good here."""
     written, customer = PolicyState.decode(state_raw), redis.look_up(customer_id.decode())
     current = customer.state
     if current == written:

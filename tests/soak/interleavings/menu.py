@@ -134,7 +134,7 @@ def contract_arguments(
     """What `put_state` is told."""
     wanted = POLICIES[policy]
     state = PolicyState(wanted.digest, "soak", status, version, "soak", START_US, granted, {}, GRANTS[grants])  # type: ignore[arg-type]
-    return (state.encode(), wanted.digest, *_ENCODED[policy])
+    return (state.encode(), wanted.digest, *_ENCODED[policy], "")
 
 
 def override_arguments(overrides: OverrideSet) -> tuple[bytes | int, ...]:
