@@ -22,8 +22,9 @@ from spendgate_daemon.api import Services, create_app
 from spendgate_daemon.books.read import Reader
 from spendgate_daemon.books.reconcile import Reconcile
 from spendgate_daemon.documents import load_document
-from spendgate_daemon.mirror.apply import Applier, CustomerTerms
+from spendgate_daemon.mirror.apply import Applier
 from spendgate_daemon.mirror.policy_book import PolicyBook
+from spendgate_daemon.mirror.terms import CustomerTerms
 from spendgate_daemon.mirror.webhooks import WebhookReceiver
 from spendgate_daemon.relays.store_relay import StoreRelay
 from spendgate_daemon.store import Store

@@ -9,7 +9,7 @@ import pytest
 from mirror_world import DOCUMENT
 from spendgate.limits.check import Grant
 from spendgate_daemon.documents import load_document
-from spendgate_daemon.mirror.apply import CustomerTerms
+from spendgate_daemon.mirror.terms import CustomerTerms
 
 MORE_PLANS = """  bigger:
     limits:

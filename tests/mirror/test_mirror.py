@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from mirror_world import DOCUMENT, now_us
 from spendgate.errors import SpendgateError
@@ -13,10 +14,10 @@ from spendgate.keys import PARTITIONS, partition_of, tag_of
 from spendgate.limits.check import Grant
 from spendgate_daemon.api.provenance import provenance_of
 from spendgate_daemon.documents import load_document
-from spendgate_daemon.mirror.apply import CustomerTerms
 from spendgate_daemon.mirror.customers_file import CustomersFile
 from spendgate_daemon.mirror.policy_book import DocumentFile, stored_document
 from spendgate_daemon.mirror.poll import Poll
+from spendgate_daemon.mirror.terms import CustomerTerms
 from spendgate_daemon.usagebox import UsageBox, UsageBoxError
 
 LOCAL = """  local:
@@ -63,6 +64,41 @@ def test_a_contract_of_no_zone_and_no_day_leaves_what_was_in_force(world):
         terms = msgspec.structs.replace(good, caps={"tokens": 1}, **bad)
         assert world.run(world.applier.apply("usagebox", [terms])) == 0
     assert world.snapshot().policy.limits[0].cap == 9
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"customer_id": ""},
+        {"customer_id": "a\0b"},
+        {"customer_id": "x" * 257},
+        {"plan": "a\0b"},
+        {"version": 2**63},
+        {"version": -1},
+        {"caps": {"tokens": 2**63}},
+        {"caps": {"tokens": -5}},
+        {"credits_granted_total": 10**10},
+    ],
+)
+def test_terms_that_make_no_sense_hold_up_nobody(world, bad):
+    def refused():
+        return REGISTRY.get_sample_value("spendgate_mirror_bad_contracts_total")
+
+    def terms(**fields):
+        return CustomerTerms(**{"name": "N", "plan": "basic", "caps": {"tokens": 9}, "version": 3} | fields)
+
+    before = refused()
+    given = [terms(customer_id="before"), terms(**{"customer_id": "bad"} | bad), terms(customer_id="behind")]
+    assert world.run(world.applier.apply("usagebox", given)) == 2
+    assert sorted(world.store.customers.known(["before", "bad", "behind"])) == ["before", "behind"]
+    assert world.decide(9, customer="behind").allowed
+    assert refused() == before + 1
+
+
+def test_a_name_is_for_reading_and_may_be_anything(world):
+    terms = [CustomerTerms(customer_id="acme", name="a\0b" * 10_000, plan="basic", caps={"tokens": 9}, version=3)]
+    assert world.run(world.applier.apply("usagebox", terms)) == 1
+    assert world.store.customers.get("acme").customer.name == "ab" * 10_000
 
 
 def test_a_contract_survives_a_recompile_of_its_document(world):

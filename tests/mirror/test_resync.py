@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from mirror_world import World
 from recorded_usagebox import RecordedUsageBox, Reply
 from serving import serve
-from spendgate_daemon.mirror.apply import CustomerTerms
+from spendgate_daemon.mirror.terms import CustomerTerms
 from spendgate_daemon.sandbox import create_sandbox
 from spendgate_daemon.store import Store
 from spendgate_daemon.usagebox import UsageBox, UsageBoxUnavailable

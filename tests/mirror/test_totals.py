@@ -8,7 +8,7 @@ from mirror_world import World
 from recorded_usagebox import RecordedUsageBox, Reply
 from serving import serve
 from spendgate_daemon.mirror import totals as totals_module
-from spendgate_daemon.mirror.apply import CustomerTerms
+from spendgate_daemon.mirror.terms import CustomerTerms
 from spendgate_daemon.mirror.totals import UsageTotals
 from spendgate_daemon.store import Store
 from spendgate_daemon.store.customers import Observation

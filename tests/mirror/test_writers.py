@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mirror_world import now_us
-from spendgate_daemon.mirror.apply import Applier, CustomerTerms
+from spendgate_daemon.mirror.apply import Applier
+from spendgate_daemon.mirror.terms import CustomerTerms
 
 
 def terms(**fields):

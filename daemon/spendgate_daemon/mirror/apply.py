@@ -10,37 +10,20 @@ import msgspec
 import structlog
 
 from spendgate.control import Control, StateWrite
-from spendgate.limits.check import Grant
+from spendgate.event import MAX_ID_BYTES
 from spendgate.policy import EffectivePolicy
 from spendgate.reasons import MICRO
 from spendgate.state import PolicyState, Status, burn_order, strength
 from spendgate_daemon.documents import UnknownBillingDay, UnknownPlan, UnknownZone
 from spendgate_daemon.mirror.metrics import APPLIED, BAD_CONTRACTS, OVERTAKEN, UNKNOWN_PLANS
 from spendgate_daemon.mirror.policy_book import PolicyBook
+from spendgate_daemon.mirror.terms import CustomerTerms, InvalidTerms, check_terms
 from spendgate_daemon.store import Store
 from spendgate_daemon.store.customers import Customer
 
 BATCH: Final = 500
-MAX_CREDITS: Final = 9 * 10**9
 
 _log = structlog.get_logger("spendgate.mirror.apply")
-
-
-class CustomerTerms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source says of a customer. `version` None: the source has none, and a change makes the next one. `timezone`
-    and `billing_anchor_day` are for limits that ask for the contract's; `grants` are credits on top of the cumulative
-    total."""
-
-    customer_id: str
-    name: str
-    plan: str
-    status: Status = "active"
-    caps: dict[str, int] = {}
-    credits_granted_total: int | None = None
-    version: int | None = None
-    timezone: str | None = None
-    billing_anchor_day: int | None = None
-    grants: tuple[Grant, ...] = ()
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -78,10 +61,10 @@ class Applier:
         await self._control.put_default(policy)
 
     async def apply(self, source: str, terms: Sequence[CustomerTerms]) -> int:
-        """Write what a source says; how many customers changed in Redis. Terms of a plan that the document lacks, or of a
-        zone or a billing day that there is not, are logged, counted and passed over; so are credits beyond 9×10^9. The
+        """Write what a source says; how many customers changed in Redis. Terms of a plan that the document lacks, of a zone
+        or a billing day that there is not, and those that `check_terms` refuses are logged, counted and passed over. The
         customer keeps what was in force."""
-        changed = 0
+        changed, terms = 0, list(filter(_makes_sense, terms))
         for first in range(0, len(terms), BATCH):
             changed += await self._apply_batch(source, terms[first : first + BATCH])
         return changed
@@ -116,10 +99,6 @@ class Applier:
             return None
         credits_total = terms.credits_granted_total
         granted = credits_total * MICRO if credits_total is not None else None
-        in_all = (granted or 0) + sum(grant.micro_credits for grant in terms.grants)
-        if (granted is not None and granted < 0) or in_all > MAX_CREDITS * MICRO:
-            _log.error("credits out of range", customer_id=terms.customer_id, micro_credits=in_all)
-            return None
         customer = Customer(
             customer_id=terms.customer_id,
             name=terms.name,
@@ -210,6 +189,16 @@ class Applier:
             customer, policy_digest=policy.digest, updated_at_us=self._time_after(customer)
         )
         return Change(renewed, policy)
+
+
+def _makes_sense(terms: CustomerTerms) -> bool:
+    try:
+        check_terms(terms)
+    except InvalidTerms as exc:
+        BAD_CONTRACTS.inc()
+        _log.error("bad contract", customer_id=terms.customer_id[:MAX_ID_BYTES], error=str(exc)[:1000])
+        return False
+    return True
 
 
 def policy_state_of(customer: Customer) -> PolicyState:

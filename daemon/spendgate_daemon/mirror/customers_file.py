@@ -11,8 +11,8 @@ import structlog
 
 from spendgate_daemon.documents import DocumentError, Fault
 from spendgate_daemon.documents.reading import line_of, path_text, read_yaml
-from spendgate_daemon.mirror.apply import Applier, CustomerTerms
-from spendgate_daemon.mirror.terms import InvalidTerms, read_terms
+from spendgate_daemon.mirror.apply import Applier
+from spendgate_daemon.mirror.terms import CustomerTerms, InvalidTerms, read_terms
 
 MAX_FAULTS = 50
 

@@ -7,7 +7,8 @@ from prometheus_client import Counter, Gauge
 APPLIED = Counter("spendgate_mirror_applied_total", "Policy states written to Redis", ["source"])
 UNKNOWN_PLANS = Counter("spendgate_mirror_unknown_plans_total", "Policy states that name a plan the document lacks")
 BAD_CONTRACTS = Counter(
-    "spendgate_mirror_bad_contracts_total", "Policy states with a time zone or a billing day that does not exist"
+    "spendgate_mirror_bad_contracts_total",
+    "Policy states with a time zone or a billing day that does not exist, or an id or a number out of range",
 )
 OVERTAKEN = Counter(
     "spendgate_mirror_overtaken_total",

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from spendgate_daemon.mirror.apply import CustomerTerms
+from spendgate_daemon.mirror.terms import CustomerTerms
 from spendgate_daemon.usagebox import CustomerPolicy, UsageBox
 
 

@@ -1,19 +1,22 @@
-"""What somebody says of a customer, as plain values → checked terms. The API and `customers.yaml` read with the same eyes."""
+"""What somebody says of a customer, as plain values → checked terms. The API and `customers.yaml` read with the same eyes,
+and what UsageBox says has to keep the same bounds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from spendgate.errors import InvalidEvent
-from spendgate.event import check_id
+from spendgate.event import MAX_NUMBER, check_id
 from spendgate.limits.check import Grant
 from spendgate.reasons import MICRO
-from spendgate.state import burn_order
+from spendgate.state import Status, burn_order
 from spendgate_daemon.documents.notation import is_zone, parse_instant_us
 from spendgate_daemon.documents.reading import Path, path_text
-from spendgate_daemon.mirror.apply import MAX_CREDITS, CustomerTerms
 
+MAX_CREDITS: Final = 9 * 10**9
 MAX_CAP: Final = 9 * 10**15
 MAX_CAPS: Final = 64
 MAX_GRANTS: Final = 32
@@ -26,6 +29,23 @@ FIELDS: Final = frozenset(
 _GRANT_FIELDS: Final = frozenset({"id", "credits", "expires_at", "priority"})
 _LAST_EXPIRY_US: Final = 7_258_118_400_000_000
 """The year 2200: exact in a Lua number, and later than any contract."""
+
+
+class CustomerTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source says of a customer. `version` None: the source has none, and a change makes the next one. `timezone`
+    and `billing_anchor_day` are for limits that ask for the contract's; `grants` are credits on top of the cumulative
+    total."""
+
+    customer_id: str
+    name: str
+    plan: str
+    status: Status = "active"
+    caps: dict[str, int] = {}
+    credits_granted_total: int | None = None
+    version: int | None = None
+    timezone: str | None = None
+    billing_anchor_day: int | None = None
+    grants: tuple[Grant, ...] = ()
 
 
 class InvalidTerms(ValueError):
@@ -50,10 +70,7 @@ def read_terms(customer_id: str, value: Any) -> CustomerTerms:
         _check_id(("name",), name)
     if status not in STATUSES:
         raise InvalidTerms(("status",), f"one of {', '.join(STATUSES)}")
-    if not isinstance(caps, dict) or len(caps) > MAX_CAPS:
-        raise InvalidTerms(("caps",), f"an object of at most {MAX_CAPS} meters")
-    for meter, cap in caps.items():
-        _check_whole(("caps", meter), cap, 0, MAX_CAP)
+    _check_caps(caps)
     granted, billing_day, timezone = (value.get(f) for f in ("credits_granted_total", "billing_anchor_day", "timezone"))
     if granted is not None:
         _check_whole(("credits_granted_total",), granted, 0, MAX_CREDITS)
@@ -62,8 +79,7 @@ def read_terms(customer_id: str, value: Any) -> CustomerTerms:
     if timezone is not None and not (isinstance(timezone, str) and is_zone(timezone)):
         raise InvalidTerms(("timezone",), "an IANA time zone such as Europe/Berlin")
     grants = burn_order(_read_grants(value.get("grants", [])))
-    if (granted or 0) * MICRO + sum(grant.micro_credits for grant in grants) > MAX_CREDITS * MICRO:
-        raise InvalidTerms(("grants",), f"at most {MAX_CREDITS} credits in all, with credits_granted_total")
+    _check_sum(granted, grants)
     return CustomerTerms(
         customer_id=customer_id,
         name=name or customer_id,
@@ -75,6 +91,31 @@ def read_terms(customer_id: str, value: Any) -> CustomerTerms:
         billing_anchor_day=billing_day,
         grants=grants,
     )
+
+
+def check_terms(terms: CustomerTerms) -> None:
+    """Raise InvalidTerms for values that neither store nor Redis could take, or that nobody can mean. A name is for reading
+    only, so any will do."""
+    _check_id(("customer_id",), terms.customer_id)
+    _check_id(("plan",), terms.plan)
+    _check_caps(terms.caps)
+    if terms.version is not None:
+        _check_whole(("version",), terms.version, 0, MAX_NUMBER)
+    if terms.credits_granted_total is not None:
+        _check_whole(("credits_granted_total",), terms.credits_granted_total, 0, MAX_CREDITS)
+    _check_sum(terms.credits_granted_total, terms.grants)
+
+
+def _check_caps(caps: Any) -> None:
+    if not isinstance(caps, dict) or len(caps) > MAX_CAPS:
+        raise InvalidTerms(("caps",), f"an object of at most {MAX_CAPS} meters")
+    for meter, cap in caps.items():
+        _check_whole(("caps", meter), cap, 0, MAX_CAP)
+
+
+def _check_sum(granted: int | None, grants: Iterable[Grant]) -> None:
+    if (granted or 0) * MICRO + sum(grant.micro_credits for grant in grants) > MAX_CREDITS * MICRO:
+        raise InvalidTerms(("grants",), f"at most {MAX_CREDITS} credits in all, with credits_granted_total")
 
 
 def _read_grants(value: Any) -> Iterator[Grant]:

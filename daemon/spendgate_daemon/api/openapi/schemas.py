@@ -41,8 +41,7 @@ from spendgate_daemon.api.routes.dead_letters import STATES as DEAD_STATES
 from spendgate_daemon.api.routes.guardrail_events import KINDS
 from spendgate_daemon.api.routes.overrides import MAX_REASON, MAX_UNITS
 from spendgate_daemon.books.line import Cause
-from spendgate_daemon.mirror.apply import MAX_CREDITS
-from spendgate_daemon.mirror.terms import MAX_CAP, MAX_CAPS, MAX_GRANTS, MAX_PRIORITY, STATUSES
+from spendgate_daemon.mirror.terms import MAX_CAP, MAX_CAPS, MAX_CREDITS, MAX_GRANTS, MAX_PRIORITY, STATUSES
 from spendgate_daemon.overrides import MAX_DAYS, MIN_REASON
 from spendgate_daemon.store.sources import SINKS
 

@@ -14,9 +14,9 @@ from spendgate_daemon.api.problems import Problem, invalid
 from spendgate_daemon.api.reading import path_id, read_object
 from spendgate_daemon.api.routes.customers import row_answer
 from spendgate_daemon.api.services import Services
-from spendgate_daemon.mirror.apply import Applier, CustomerTerms
+from spendgate_daemon.mirror.apply import Applier
 from spendgate_daemon.mirror.policy_book import PolicyBook, stored_document
-from spendgate_daemon.mirror.terms import FIELDS, InvalidTerms, read_terms
+from spendgate_daemon.mirror.terms import FIELDS, CustomerTerms, InvalidTerms, read_terms
 
 MAX_VERSION: Final = 10**15
 """Far below what Lua counts exactly, so that there is always a next one."""
