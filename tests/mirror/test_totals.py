@@ -7,6 +7,9 @@ import pytest
 from mirror_world import World
 from recorded_usagebox import RecordedUsageBox, Reply
 from serving import serve
+from spendgate import Gate
+from spendgate.errors import GateUnavailable
+from spendgate.keys import counters_key
 from spendgate_daemon.mirror import totals as totals_module
 from spendgate_daemon.mirror.terms import CustomerTerms
 from spendgate_daemon.mirror.totals import UsageTotals
@@ -156,6 +159,38 @@ def test_a_customer_whose_totals_are_refused_holds_up_nobody(crowd):
     assert set(asked(crowd)) >= set(crowd.ids[:40])
     turns = crowd.store.customers.turns_to_read(0, 60)
     assert turns["c00"] == START_US
+
+
+def everybody_is_read(crowd):
+    read = sum(crowd.run(reader(crowd).read_once()) for _ in range(2))
+    assert read == 2 * totals_module.UNREAD_MIN
+    assert crowd.store.customers.oldest_totals() == (60, START_US)
+
+
+@pytest.mark.parametrize("quantity", [10**16, 10**19])
+def test_an_enormous_total_stops_its_customer_and_holds_up_nobody(crowd, quantity):
+    hour_ms = START_US // 3_600_000_000 * 3_600_000
+    line = {"source": "x", "meter_id": "tokens", "quantity": str(quantity), "count": 1, "hour_start_ms": str(hour_ms)}
+    crowd.recorded.on("/v1/accounts/c07/usage", Reply({"watermark_ms": 1, "lines": [line]}))
+    everybody_is_read(crowd)
+    assert crowd.decide(1, customer="c07").reason == "quota_exceeded"
+    [total] = crowd.store.usage.totals("c07")
+    assert total.external == 8 * 10**15
+
+
+def test_a_customer_whose_counters_are_broken_holds_up_nobody(crowd):
+    key = counters_key("c07")
+    crowd.run(crowd.control.redis.delete(key))
+    crowd.run(crowd.control.redis.set(key, "no hash"))
+    everybody_is_read(crowd)
+
+
+def test_without_redis_nobody_is_taken_for_read(crowd):
+    totals = reader(crowd)
+    totals._external._gate = Gate.from_url("redis://127.0.0.1:1/0")
+    with pytest.raises(GateUnavailable):
+        crowd.run(totals.read_once())
+    assert crowd.store.customers.oldest_totals() == (60, 0)
 
 
 def test_cancelled_customers_are_not_read(crowd):

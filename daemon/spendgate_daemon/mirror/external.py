@@ -24,6 +24,10 @@ HISTORY_DAYS: Final = 35
 EPOCH: Final = datetime(2015, 1, 1, tzinfo=UTC)
 """Credits are cumulative: their usage counts from before UsageBox existed."""
 
+COUNTED_MAX: Final = 8 * 10**15
+"""More is read as this much: Redis counts to 9×10^15, own use included, and no limit has anything left by then. With a
+count that is full, a decision would be an error instead of a stop."""
+
 _HOUR: Final = timedelta(hours=1)
 
 
@@ -48,7 +52,7 @@ class ExternalUsage:
 
     async def read(self, customer_id: str, last_read_us: int) -> Reading:
         """Read what UsageBox has and enforce it; what is to be kept is the answer. `last_read_us` 0: for the first time.
-        Raises UsageBoxError."""
+        Raises UsageBoxError and SpendgateError."""
         snapshot = await self._gate.snapshot(customer_id)
         periods: dict[tuple[int, int], list[Quota]] = {}
         for limit in snapshot.policy.limits:
@@ -73,14 +77,17 @@ class ExternalUsage:
                 for line in lines
                 if line.keys["meter_id"] in limit.meters and line.keys["source"] != self._own_source
             )
-            await self._control.put_external(customer_id, limit.id, start, max(0, amount), requested_at_us)
+            await self._control.put_external(customer_id, limit.id, start, max(0, _bounded(amount)), requested_at_us)
         if end - start < 86_400:
             return []
         meters: dict[str, list[int]] = {}
         for line in lines:
             sums = meters.setdefault(line.keys["meter_id"], [0, 0])
             sums[0 if line.keys["source"] == self._own_source else 1] += line.quantity
-        return [Total(customer_id, meter, start, own, other, requested_at_us) for meter, (own, other) in meters.items()]
+        return [
+            Total(customer_id, meter, start, _bounded(own), _bounded(other), requested_at_us)
+            for meter, (own, other) in meters.items()
+        ]
 
     async def _read_credits(self, customer_id: str, limit: Credits) -> None:
         requested_at_us = self._now_us()
@@ -96,7 +103,7 @@ class ExternalUsage:
                 if weight.meter == line.keys["meter_id"] and matches(weight.model, line.keys["model_id"])
             ]
             cost += line.quantity * weights[0] if weights else 0
-        await self._control.put_external(customer_id, limit.id, 0, max(0, cost), requested_at_us)
+        await self._control.put_external(customer_id, limit.id, 0, max(0, _bounded(cost)), requested_at_us)
 
     async def _read_hours(self, customer_id: str, last_read_us: int) -> list[tuple[str, str, int, int]]:
         """Hour by hour, for charts: those since the last reading, and two before it for what came late; all of the kept
@@ -112,7 +119,7 @@ class ExternalUsage:
             if line.keys["source"] != self._own_source:
                 at = (line.keys["meter_id"], int(line.keys["hour_start_ms"]) // 1000)
                 hours[at] = hours.get(at, 0) + line.quantity
-        return [(customer_id, meter, start_at, quantity) for (meter, start_at), quantity in hours.items()]
+        return [(customer_id, meter, start_at, _bounded(quantity)) for (meter, start_at), quantity in hours.items()]
 
     async def _totals(
         self, customer_id: str, start: datetime, end: datetime, group_by: tuple[str, ...]
@@ -120,6 +127,10 @@ class ExternalUsage:
         whole_hours = all(moment.minute == moment.second == moment.microsecond == 0 for moment in (start, end))
         source: Literal["rollup", "raw"] = "rollup" if whole_hours else "raw"
         return await self._usagebox.totals(customer_id, start, end, group_by, source=source)
+
+
+def _bounded(amount: int) -> int:
+    return max(-COUNTED_MAX, min(amount, COUNTED_MAX))
 
 
 def _instant(seconds: int) -> datetime:

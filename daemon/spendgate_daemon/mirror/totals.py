@@ -15,6 +15,7 @@ import structlog
 
 from spendgate.client import Gate
 from spendgate.control import Control
+from spendgate.errors import GateUnavailable, SpendgateError
 from spendgate_daemon.mirror.external import ExternalUsage, Reading
 from spendgate_daemon.mirror.metrics import TOTALS_AGE, TOTALS_READ
 from spendgate_daemon.store import Store
@@ -102,7 +103,9 @@ class UsageTotals:
                     TOTALS_READ.labels("unavailable").inc()
                     _log.warning("UsageBox gave no totals", customer_id=customer_id, error=str(exc))
                     return  # the others find out by themselves; what they have read until then is kept
-                except UsageBoxError as exc:
+                except GateUnavailable:
+                    raise
+                except (UsageBoxError, SpendgateError) as exc:
                     TOTALS_READ.labels("refused").inc()
                     _log.error("usage totals refused", customer_id=customer_id, error=str(exc))
                     readings[customer_id] = Reading([], [])  # the others' turn comes, too
