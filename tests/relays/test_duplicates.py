@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import pytest
 
 from house import House, policy_of, quota
+from spendgate.errors import GateUnavailable
 from spendgate_daemon.relays.duplicates import CURSOR, LateDuplicates
 from spendgate_daemon.relays.store_relay import StoreRelay
 from spendgate_daemon.wiring import take_back
@@ -125,6 +128,46 @@ def test_a_denial_and_a_release_debit_nothing(site):
     site.settle()
     assert site.books == (50, 50)
     assert "duplicate" not in site.kinds()
+
+
+@pytest.mark.parametrize("waits", [False, GateUnavailable("degraded", "no")])
+def test_one_that_waits_holds_up_no_other_customer(site, monkeypatch, waits):
+    """More of acme's wait than one batch has, and all of them come before the other's."""
+    monkeypatch.setattr("spendgate_daemon.relays.duplicates.BATCH", 2)
+    site.house.contract(policy_of(quota(1000)), customer="other")
+    made = []
+    for customer, event_id in [*(("acme", f"run-{number}") for number in range(3)), ("other", "run-0")]:
+        for _ in range(2):
+            last = site.house.decide(5, event_id=event_id, customer=customer)
+            site.forget()
+        made.append(last.decision_id)
+        while site.run(site.relay.run_once()):
+            pass
+    asked, held = [], True
+
+    async def take_back(_id, decision_id, *_):
+        asked.append(decision_id)
+        if held and decision_id in made[:3]:
+            if isinstance(waits, Exception):
+                raise waits
+            return False
+        return True
+
+    duplicates = LateDuplicates(site.store, take_back)
+
+    def run_all():
+        for _ in range(4):
+            with contextlib.suppress(GateUnavailable):
+                site.run(duplicates.run_once())
+
+    run_all()
+    assert asked.count(made[3]) == 1
+    assert made[1] not in asked, "of one customer in order"
+    held = False
+    run_all()
+    assert asked[-3:] == made[:3]
+    assert len(asked) == 4 + 4
+    assert site.store.cursors.get(CURSOR) == str(site.store.guardrail_events.of_kind("duplicate", 0, 9)[-1].position)
 
 
 def test_one_that_was_corrected_by_hand_before_is_left_alone(site):
