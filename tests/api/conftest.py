@@ -120,9 +120,9 @@ class Api:
 
 
 @contextlib.contextmanager
-def running(run, url: str, database: Path):
+def running(run, url: str, database_url: str):
     """An installation on an empty Redis, and the API served over it with clients of its own."""
-    store = Store.open(f"sqlite:///{database}")
+    store = Store.open(database_url)
     control, gate = Control.from_url(url), Gate.from_url(url, timeout_seconds=5)
     run(control.prepare())
     made = Api(run, control, gate, store)
@@ -164,18 +164,26 @@ def migrated(tmp_path_factory) -> Path:
     return path
 
 
+def copied(migrated: Path, folder: Path) -> str:
+    return f"sqlite:///{shutil.copy(migrated, folder / 'store.db')}"
+
+
 @pytest.fixture
 def api(run, redis_url, tmp_path, migrated):
-    with running(run, redis_url, Path(shutil.copy(migrated, tmp_path / "store.db"))) as made:
+    with running(run, redis_url, copied(migrated, tmp_path)) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def standing_api(redis_server, tmp_path_factory, migrated):
-    """For a module whose requests change nothing: one API with the customer `acme`, for all of its tests."""
+def standing_api(request, redis_server, tmp_path_factory, migrated):
+    """For a module whose requests change nothing: one API with the customer `acme`, for all of its tests; on PostgreSQL
+    where they say so."""
     with redis.Redis.from_url(redis_server) as client:
         client.flushall()
-    database = Path(shutil.copy(migrated, tmp_path_factory.mktemp("standing") / "store.db"))
-    with asyncio.Runner() as runner, running(runner.run, redis_server, database) as made:
+    if getattr(request, "param", "sqlite") == "postgresql":
+        url = request.getfixturevalue("new_postgres")()
+    else:
+        url = copied(migrated, tmp_path_factory.mktemp("standing"))
+    with asyncio.Runner() as runner, running(runner.run, redis_server, url) as made:
         made.contract()
         yield made

@@ -226,6 +226,7 @@ def test_a_wrong_or_missing_key_is_refused(standing_api, authorization, status):
         ("OPTIONS", "/v1/decisions", 405),
         ("GET", "/v1/decisions?limit=0", 422),
         ("GET", "/v1/decisions?limit=201", 422),
+        ("GET", "/v1/decisions?limit=0000002009999999", 422),
         ("GET", "/v1/decisions?limit=1&limit=2", 422),
         ("GET", "/v1/decisions?limit=%C2%B2", 422),
         ("GET", "/v1/decisions?cursor=x", 422),
@@ -245,13 +246,22 @@ def test_a_wrong_or_missing_key_is_refused(standing_api, authorization, status):
         ("GET", "/v1/customers/%00", 404),
         ("GET", "/v1/customers/acme/usage", 422),
         ("GET", "/v1/customers/acme/usage?meter=nope", 422),
-        ("GET", "/v1/customers/%00/usage?meter=tokens", 422),
+        ("GET", "/v1/customers/%00/usage?meter=tokens", 404),
+        ("GET", "/v1/customers/a%00b/reservations", 404),
+        ("GET", "/v1/decisions/a%00b/corrections", 404),
+        ("GET", "/v1/repairs/a%00b", 404),
+        ("GET", "/v1/repairs?limit=" + "0" * 40 + "9", 422),
+        ("GET", "/v1/books?cursor=99999999999999999999.acme", 422),
+        ("GET", "/v1/books?cursor=3000000000.acme", 422),
+        ("GET", "/v1/books?cursor=-1.acme", 422),
+        ("GET", "/v1/books?limit=000000200" + "9" * 30, 422),
         ("GET", "/v1/customers/acme/usage?meter=tokens&step=minute&from=2020-01-01T00:00:00Z", 422),
         ("GET", "/v1/customers/acme/usage?meter=tokens&to=9999-12-31T23:59:59-14:00", 422),
         ("GET", "/v1/guardrail-events?kind=odd", 422),
         ("GET", "/v1/overrides?active=perhaps", 422),
     ],
 )
+@pytest.mark.parametrize("standing_api", ["sqlite", "postgresql"], indirect=True)
 def test_bad_reads_are_problems_too(standing_api, method, path, status):
     response = standing_api.http.request(method, path, headers=standing_api.headers("read"))
     assert is_problem(response, status), response.text

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from spendgate.errors import InvalidEvent
 from spendgate.event import UsageEvent, check_id, usage_event
-from spendgate_daemon.api.problems import Problem, forbidden, invalid, malformed
+from spendgate_daemon.api.problems import Problem, forbidden, invalid, malformed, not_found
 
 MAX_DIGITS: Final = 40
 MAX_DEPTH: Final = 32
@@ -25,6 +25,7 @@ EVENT_FIELDS: Final = frozenset(
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_NOT_IN_IDS = re.compile(r"[\x00-\x1f\x7f]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SLASH: Final = "\x1f"
 """Stands for a `/` inside a segment of a path; ids have no control characters, so it means nothing else."""
@@ -134,8 +135,12 @@ def segmented(path: str, raw_path: bytes) -> str:
 
 
 def path_id(segment: str) -> str:
-    """The id that a segment of a `segmented` path names."""
-    return segment.replace(_SLASH, "/")
+    """The id that a segment of a `segmented` path names. Raises the 404 problem for text that is none: PostgreSQL refuses
+    NUL in a question, too."""
+    named = segment.replace(_SLASH, "/")
+    if _NOT_IN_IDS.search(named):
+        raise not_found("ids have no control characters, and nothing is named so")
+    return named
 
 
 def _instant(text: Any) -> datetime | None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from spendgate_daemon.store.database import Database
 from spendgate_daemon.store.guardrail_events import GuardrailEvent, GuardrailEvents
-from spendgate_daemon.store.page import Page
+from spendgate_daemon.store.page import Page, position_of
 from spendgate_daemon.store.schema import (
     books,
     cursors,
@@ -24,6 +24,8 @@ from spendgate_daemon.store.schema import (
 from spendgate_daemon.store.usage import HOUR_SECONDS
 
 USAGE_SINK: Final = "usagebox.usage"
+MAX_NUMBER: Final = 2**31 - 1
+"""Of a line; its column has no room for more."""
 
 
 class Period(msgspec.Struct, frozen=True):
@@ -181,7 +183,8 @@ class Books:
             query = query.where(sa.text("differs"))
         if cursor is not None:
             number, _, after = cursor.partition(".")
-            query = query.where(sa.tuple_(books.c.customer_id, books.c.number) > (after, int(number)))
+            place = (after, position_of(number, MAX_NUMBER))
+            query = query.where(sa.tuple_(books.c.customer_id, books.c.number) > place)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         shown = rows[:limit]

@@ -18,8 +18,8 @@ class Page(msgspec.Struct, Generic[Row], frozen=True):
     next_cursor: str | None
 
 
-def position_of(text: str) -> int:
-    """A place in a list. Raises ValueError unless it is a whole number that a database can hold."""
-    if not text.isascii() or not text.isdecimal() or len(text) > len(str(MAX_POSITION)) or int(text) > MAX_POSITION:
+def position_of(text: str, most: int = MAX_POSITION) -> int:
+    """A place in a list. Raises ValueError unless it is a whole number that its column can hold."""
+    if not text.isascii() or not text.isdecimal() or len(text) > len(str(most)) or int(text) > most:
         raise ValueError("the cursor is not one of this list")
     return int(text)

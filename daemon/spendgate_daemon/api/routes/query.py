@@ -9,7 +9,7 @@ from litestar import Request
 
 from spendgate.errors import InvalidEvent
 from spendgate_daemon.api.problems import invalid
-from spendgate_daemon.api.reading import read_instant, unix_us
+from spendgate_daemon.api.reading import MAX_DIGITS, read_instant, unix_us
 
 MAX_PAGE: Final = 200
 MAX_TEXT: Final = 512
@@ -50,7 +50,8 @@ class Query:
         value = self.text("limit")
         if value is None:
             return default
-        if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= MAX_PAGE:
+        numbered = value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS
+        if not numbered or not 1 <= int(value) <= MAX_PAGE:
             raise invalid("limit", f"a whole number from 1 to {MAX_PAGE}")
         return int(value)
 
