@@ -6,11 +6,14 @@ What it holds it may act on until shortly before the lease is over by its own cl
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import os
 import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -33,12 +36,12 @@ _log = structlog.get_logger("spendgate.replica")
 
 
 class Replica:
-    """`name` is the host's, the process's and a random part."""
+    """`name` is that of its place, the process's number there and a random part."""
 
     def __init__(
         self, store: Store, *, name: str | None = None, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self.name = name or f"{socket.gethostname()[:64]}/{os.getpid()}/{secrets.token_hex(4)}"
+        self.name = name or f"{_place()}/{os.getpid()}/{secrets.token_hex(4)}"
         self._store = store
         self._monotonic = monotonic
         self._fences: dict[str, int] = {}
@@ -82,11 +85,22 @@ class Replica:
         return run
 
 
+def _place() -> str:
+    """Where a number means one process: the host since it was started, and the PID namespace, as containers may have the
+    host's name and numbers of their own. Short enough for the name of a lease."""
+    host = socket.gethostname()
+    told = [host]
+    with contextlib.suppress(OSError):  # only Linux has them
+        boot, namespace = Path("/proc/sys/kernel/random/boot_id").read_text(), Path("/proc/self/ns/pid").readlink()
+        told += [boot.strip(), str(namespace)]
+    return f"{host[:20]}.{hashlib.sha256(' '.join(told).encode()).hexdigest()[:16]}"
+
+
 def _is_dead(holder: str) -> bool:
-    """Whether the process is known to be gone: one of this host that was killed need not be waited for."""
-    host, _, rest = holder.partition("/")
+    """Whether the process is known to be gone: one of this place that was killed need not be waited for."""
+    place, _, rest = holder.partition("/")
     process = rest.partition("/")[0]
-    if host != socket.gethostname()[:64] or not process.isdigit():
+    if place != _place() or not process.isdigit():
         return False
     try:
         os.kill(int(process), 0)

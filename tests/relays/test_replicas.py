@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -74,6 +76,49 @@ def test_a_process_that_is_known_to_be_dead_is_not_waited_for(store):
     taken = store.leases.divide("b", NAMES, 10 * SECOND, lambda holder: holder == "gone")
     assert set(taken) == set(NAMES)
     assert set(taken.values()) == {2}, "each change of hands has a greater fence"
+
+
+def named_by_a_killed_process():
+    """The name of a replica that is no more."""
+    place, process = Replica(None).name.partition("/")[0], subprocess.Popen([sys.executable, "-c", ""])
+    process.wait(timeout=20)
+    return f"{place}/{process.pid}/0"
+
+
+def test_a_killed_process_of_the_same_place_is_not_waited_for(run, store):
+    store.leases.divide(named_by_a_killed_process(), [JOBS, *NAMES], 3600 * SECOND)
+    replica = Replica(store)
+    run(replica.renew_once())
+    assert replica.leads()
+    assert len(replica.partitions()) == PARTITIONS
+
+
+ELSEWHERE = [
+    ("pathlib.Path.readlink", "pid:[1]"),
+    ("pathlib.Path.read_text", "another boot"),
+    ("socket.gethostname", "other"),
+]
+
+
+@pytest.mark.parametrize(("where", "told"), ELSEWHERE)
+def test_nobody_is_taken_for_dead_by_a_number_of_another_place(run, store, monkeypatch, where, told):
+    """Containers that share the host's name have numbers of their own, and so has a host after it was started again."""
+    name = named_by_a_killed_process()
+    one, other = Replica(store, name=name), Replica(store, name=f"{name}1")
+    monkeypatch.setattr(where, lambda *_: told)
+    for each in (one, other, one, other, one):
+        run(each.renew_once())
+    assert one.leads() != other.leads()
+    assert len(one.partitions()) + len(other.partitions()) == PARTITIONS
+
+
+def test_a_replica_of_a_long_hostname_has_leases(run, store, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "h" * 64)
+    monkeypatch.setattr("os.getpid", lambda: 2**22)
+    replica = Replica(store)
+    run(replica.renew_once())
+    assert replica.leads()
+    assert max(len(each.name) for each in store.leases.all()) <= 64
 
 
 def test_who_renews_at_once_is_never_given_the_same(store):
