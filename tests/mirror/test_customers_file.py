@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from spendgate.errors import GateUnavailable
 from spendgate.limits.check import Grant
 from spendgate_daemon.documents import DocumentError
-from spendgate_daemon.mirror.customers_file import read_customers
+from spendgate_daemon.mirror.customers_file import CustomersFile, read_customers
 
 GOOD = """# Ours
 customers:
@@ -63,3 +66,106 @@ def test_every_bad_customer_is_told_at_once():
     with pytest.raises(DocumentError) as caught:
         read_customers("customers: {a: {}, b: {plan: x}, c: {plan: y, caps: 7}}")
     assert [fault.field for fault in caught.value.faults] == ["customers.a.plan", "customers.c.caps"]
+
+
+ACME = "customers:\n  acme: {name: Acme, plan: basic, caps: {tokens: 100}}\n"
+OTHER = "  other: {name: Other, plan: basic, caps: {tokens: 1}}\n"
+
+
+@pytest.fixture
+def file(world, tmp_path):
+    """A customers file, and what writes it with another time of modification each time."""
+    file = CustomersFile(tmp_path / "customers.yaml", world.applier)
+    writes = iter(range(1_000_000_000, 2_000_000_000))
+
+    def write(text):
+        file._path.write_bytes(text.encode() if isinstance(text, str) else text)
+        os.utime(file._path, (next(writes), next(writes)))
+
+    file.write = write
+    return file
+
+
+def look(world, file, times=3):
+    return [world.run(file.read_once()) for _ in range(times)]
+
+
+def statuses(world):
+    known = world.store.customers.known(["acme", "other"])
+    assert all(world.snapshot(each).state.status == customer.status for each, customer in known.items())
+    return {each: customer.status for each, customer in known.items()}
+
+
+def test_a_change_survives_a_moment_without_redis(world, file):
+    class Away:
+        """The applier while Redis is away."""
+
+        book = world.applier.book
+
+        async def apply(self, source, terms):
+            raise GateUnavailable("away")
+
+    file.write(ACME)
+    file._applier = Away()
+    with pytest.raises(GateUnavailable):
+        world.run(file.read_once())
+    file._applier = world.applier
+    assert look(world, file) == [1, 0, 0]
+    assert statuses(world) == {"acme": "active"}
+
+
+def test_a_customer_whose_plan_comes_later_comes_with_it(world, file):
+    file.write(ACME.replace("basic", "gold") + OTHER)
+    assert look(world, file) == [1, 0, 0]
+    gold = "  gold:\n    limits:\n      - {kind: quota, id: month, meter: tokens, cap: contract, period: month}\n"
+    world.change_document("  prepaid:", gold + "  prepaid:")
+    assert look(world, file) == [1, 0, 0]
+    assert statuses(world) == {"acme": "active", "other": "active"}
+
+
+def test_who_is_gone_from_the_file_is_cancelled_and_who_is_named_again_is_back(world, file):
+    file.write(ACME + OTHER)
+    look(world, file)
+    file.write(ACME)
+    assert look(world, file) == [0, 1, 0]
+    assert statuses(world) == {"acme": "active", "other": "cancelled"}
+    file.write(ACME + OTHER)
+    assert look(world, file) == [1, 0, 0]
+    assert statuses(world) == {"acme": "active", "other": "active"}
+
+
+def test_who_went_while_no_daemon_looked_is_cancelled_by_the_next_one(world, file):
+    file.write(ACME + OTHER)
+    look(world, file)
+    file.write(ACME)
+    assert look(world, CustomersFile(file._path, world.applier)) == [0, 1, 0]
+    assert statuses(world)["other"] == "cancelled"
+
+
+@pytest.mark.parametrize("text", ["", "customers: {}\n", "customers: [what", ACME + "  other: {}\n", b"\xff", None])
+def test_a_file_that_is_empty_bad_or_gone_cancels_nobody(world, file, text):
+    file.write(ACME + OTHER)
+    look(world, file)
+    file.write(text) if text is not None else file._path.unlink()
+    assert look(world, file) == [0, 0, 0]
+    assert statuses(world) == {"acme": "active", "other": "active"}
+
+
+def test_a_file_that_is_read_while_it_is_written_cancels_nobody(world, file):
+    file.write(ACME + OTHER)
+    look(world, file)
+    file.write(ACME)
+    assert look(world, file, times=1) == [0]
+    file.write(ACME + OTHER)
+    assert look(world, file) == [0, 0, 0]
+    assert statuses(world) == {"acme": "active", "other": "active"}
+
+
+def test_only_customers_of_the_file_are_its_to_cancel(world, file):
+    file.write(ACME + OTHER)
+    look(world, file)
+    world.put("other", plan="basic", caps={"tokens": 2})
+    world.run(world.poll.poll_once())
+    file.write(ACME)
+    assert look(world, file) == [0, 0, 0]
+    assert statuses(world) == {"acme": "active", "other": "active"}

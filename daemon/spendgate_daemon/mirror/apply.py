@@ -15,7 +15,7 @@ from spendgate.policy import EffectivePolicy
 from spendgate.reasons import MICRO
 from spendgate.state import PolicyState, Status, burn_order, strength
 from spendgate_daemon.documents import UnknownBillingDay, UnknownPlan, UnknownZone
-from spendgate_daemon.mirror.metrics import APPLIED, BAD_CONTRACTS, OVERTAKEN, UNKNOWN_PLANS
+from spendgate_daemon.mirror.metrics import APPLIED, BAD_CONTRACTS, CANCELLED, OVERTAKEN, UNKNOWN_PLANS
 from spendgate_daemon.mirror.policy_book import PolicyBook
 from spendgate_daemon.mirror.terms import CustomerTerms, InvalidTerms, check_terms
 from spendgate_daemon.store import Store
@@ -92,6 +92,15 @@ class Applier:
             terms = [terms_of(customer, "cancelled") for customer in known.values() if customer.source == source]
             changed += await self._apply_batch(source, terms)
         return changed
+
+    async def cancel_others(self, source: str, named: frozenset[str]) -> int:
+        """Cancel customers known from a source that doesn't name them any more; how many changed."""
+        known = await asyncio.to_thread(self._store.customers.from_source, source)
+        gone = sorted(known - named)
+        if gone:
+            _log.warning("customers are gone and are cancelled", source=source, customers=len(gone), first=gone[:10])
+            CANCELLED.inc(len(gone))
+        return await self.cancel(source, gone)
 
     def _change(self, source: str, terms: CustomerTerms, before: Customer | None) -> Change | None:
         """What has to be written; None when nothing has, or must not be."""

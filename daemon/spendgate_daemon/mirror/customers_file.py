@@ -1,11 +1,16 @@
 """`customers.yaml`, for a UsageBox without policies: `customers: {id: {name, plan, status, caps, credits_granted_total,
-timezone, billing_anchor_day, grants}}`. The weakest source."""
+timezone, billing_anchor_day, grants}}`. The weakest source.
+
+Who is gone from it is cancelled: he may do nothing, is kept with his history, and is back as soon as the file names him again.
+Not at once, because a file may be read while it is written: it has to be the same at the next look. A file that is bad, or that
+names nobody, cancels nobody.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -14,34 +19,57 @@ from spendgate_daemon.documents.reading import line_of, path_text, read_yaml
 from spendgate_daemon.mirror.apply import Applier
 from spendgate_daemon.mirror.terms import CustomerTerms, InvalidTerms, read_terms
 
-MAX_FAULTS = 50
+SOURCE: Final = "customers.yaml"
+MAX_FAULTS: Final = 50
 
 _log = structlog.get_logger("spendgate.mirror.customers_file")
 
 
 class CustomersFile:
-    """Watches the file by its modification time."""
+    """Watches the file by its modification time, and the policy document, which may have got a plan that the file names."""
 
     def __init__(self, path: Path, applier: Applier) -> None:
         self._path = path
         self._applier = applier
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, str] | None = None
+        self._named: frozenset[str] = frozenset()
+        """By the file as it was seen last; empty when the others are cancelled."""
 
     async def read_once(self) -> int:
-        """Apply the file when it changed; how many customers changed. A bad file is logged and changes nothing."""
+        """Apply the file when it changed; how many customers changed. A bad file is logged and changes nothing. What fails on
+        the way is done again at the next look."""
         try:
-            terms = await asyncio.to_thread(self._changed)
+            looks = await asyncio.to_thread(self._look)
+            if looks == self._seen:
+                return await self._cancel_others()
+            self._named = frozenset()
+            try:
+                terms = await asyncio.to_thread(self._read)
+            except (UnicodeDecodeError, DocumentError):
+                self._seen = looks  # told once: it stays bad until somebody changes it
+                raise
         except (OSError, UnicodeDecodeError, DocumentError) as exc:
             _log.error("customers file refused", path=str(self._path), error=str(exc))
             return 0
-        return await self._applier.apply("customers.yaml", terms)
+        changed = await self._applier.apply(SOURCE, terms)
+        self._seen, self._named = looks, frozenset(each.customer_id for each in terms)
+        if not terms:
+            _log.warning("customers file names nobody, and cancels nobody", path=str(self._path))
+        return changed
 
-    def _changed(self) -> list[CustomerTerms]:
+    def _look(self) -> tuple[int, int, str]:
         stat = self._path.stat()
-        if self._seen == (stat.st_mtime_ns, stat.st_size):
-            return []
-        self._seen = (stat.st_mtime_ns, stat.st_size)
+        return stat.st_mtime_ns, stat.st_size, self._applier.book.document.digest
+
+    def _read(self) -> list[CustomerTerms]:
         return read_customers(self._path.read_text(encoding="utf-8"), str(self._path))
+
+    async def _cancel_others(self) -> int:
+        if not self._named:
+            return 0
+        changed = await self._applier.cancel_others(SOURCE, self._named)
+        self._named = frozenset()
+        return changed
 
 
 def read_customers(text: str, name: str = "customers.yaml") -> list[CustomerTerms]:

@@ -16,7 +16,7 @@ OVERTAKEN = Counter(
 )
 POLLS = Counter("spendgate_mirror_polls_total", "Polls of policy state", ["outcome"])
 MISSING = Gauge("spendgate_mirror_missing_customers", "Customers that the last resync did not find in UsageBox")
-CANCELLED = Counter("spendgate_mirror_cancelled_total", "Customers cancelled because they are gone from UsageBox")
+CANCELLED = Counter("spendgate_mirror_cancelled_total", "Customers cancelled because they are gone from their source")
 PARTIAL_RESYNCS = Counter(
     "spendgate_mirror_partial_resyncs_total", "Resyncs that left out so many customers that none was cancelled"
 )

@@ -152,13 +152,13 @@ class Customers:
         with self._database.reading() as connection:
             return [_customer(row) for row in connection.execute(query.limit(limit))]
 
-    def from_source(self, source: str, updated_before_us: int) -> set[str]:
-        """Ids of those known from a source and not changed since, who are not cancelled."""
+    def from_source(self, source: str, updated_before_us: int | None = None) -> set[str]:
+        """Ids of those known from a source and not changed since (None: whenever), who are not cancelled."""
         query = sa.select(customers.c.customer_id).where(
-            customers.c.source == source,
-            customers.c.status != "cancelled",
-            customers.c.updated_at_us < updated_before_us,
+            customers.c.source == source, customers.c.status != "cancelled"
         )
+        if updated_before_us is not None:
+            query = query.where(customers.c.updated_at_us < updated_before_us)
         with self._database.reading() as connection:
             return set(connection.execute(query).scalars())
 
