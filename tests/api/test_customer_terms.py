@@ -6,6 +6,7 @@ import json
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
 from spendgate.limits.check import Grant
@@ -39,6 +40,18 @@ def test_grants_are_kept_in_the_order_in_which_they_burn(api):
     fewer = put(api, {"plan": "prepaid", "credits_granted_total": 3, "grants": GRANTS[:1]})
     assert fewer.json()["version"] == version + 1
     assert len(api.run(api.gate.snapshot("new")).state.grants) == 1
+
+
+def test_terms_that_somebody_overtook_are_not_said_to_be_in_force(api):
+    assert put(api, {"plan": "prepaid"}).status_code == 200
+    state = api.run(api.gate.snapshot("new")).state
+    policy = api.run(api.gate.snapshot("new")).policy
+    newer = msgspec.structs.replace(state, version=state.version + 10)
+    assert api.run(api.control.put_state("new", newer, policy)), "another process has not stored it yet"
+    response = put(api, {"plan": "prepaid", "status": "suspended"})
+    assert (response.status_code, response.json()["type"].rsplit("/")[-1]) == (409, "conflict")
+    assert put(api, {"plan": "prepaid", "status": "suspended", "version": newer.version + 1}).status_code == 200
+    assert api.run(api.gate.snapshot("new")).state.status == "suspended"
 
 
 def test_a_contract_moves_the_periods_that_ask_for_it(api):

@@ -14,9 +14,10 @@ from spendgate_daemon.api.problems import Problem, invalid
 from spendgate_daemon.api.reading import path_id, read_object
 from spendgate_daemon.api.routes.customers import row_answer
 from spendgate_daemon.api.services import Services
-from spendgate_daemon.mirror.apply import Applier
+from spendgate_daemon.mirror.apply import Applier, terms_of
 from spendgate_daemon.mirror.policy_book import PolicyBook, stored_document
 from spendgate_daemon.mirror.terms import FIELDS, CustomerTerms, InvalidTerms, read_terms
+from spendgate_daemon.store.customers import Customer
 
 MAX_VERSION: Final = 10**15
 """Far below what Lua counts exactly, so that there is always a next one."""
@@ -49,8 +50,9 @@ def handlers(services: Services) -> list[Any]:
         applier = Applier(services.control, store, PolicyBook(document, lambda: _utc(services)), services.now_us)
         await applier.apply("admin", [terms])
         found = await asyncio.to_thread(store.customers.get, customer_id)
-        if found is None:
-            raise Problem(500, "internal", "Internal error", "the customer was not stored")
+        if found is None or not _says(found.customer, terms):  # somebody was faster, in Redis at least
+            detail = "somebody else wrote it at the same time: read the customer and decide again"
+            raise Problem(409, "conflict", "A newer version is in force", detail)
         return row_answer(found) | {"version": found.customer.version, "source": found.customer.source}
 
     return [put_terms]
@@ -65,6 +67,11 @@ def _read_terms(customer_id: str, value: dict[str, Any]) -> CustomerTerms:
     except InvalidTerms as exc:
         raise invalid(exc.field, exc.expected) from exc
     return msgspec.structs.replace(terms, version=version)
+
+
+def _says(stored: Customer, terms: CustomerTerms) -> bool:
+    asked = msgspec.structs.replace(terms, version=stored.version)
+    return (stored.source, stored.status) == ("admin", terms.status) and terms_of(stored, terms.status) == asked
 
 
 def _utc(services: Services) -> datetime:
