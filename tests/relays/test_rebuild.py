@@ -231,6 +231,18 @@ def test_overrides_and_stops_come_back(site):
     assert site.house.decide(1, customer="other").reason == "customer_suspended"
 
 
+def test_a_stronger_source_comes_back_whatever_version_a_weaker_one_left_in_redis(site):
+    site.contract(policy_of(quota(100)))
+    site.house.decide(1)
+    site.drain()
+    state = site.run(site.house.gate.snapshot("acme")).state
+    site.lose_everything()
+    left = msgspec.structs.replace(state, source="usagebox", version=9)
+    site.house.redis.set(f"{tag_of(partition_of('acme'))}state:acme", left.encode())
+    site.rebuild()
+    assert site.run(site.house.gate.snapshot("acme")).state == state
+
+
 def test_a_redis_of_another_installation_is_refused(site):
     site.run(installs.prepare(site.house.control, site.store, None))
     site.house.redis.flushall()
