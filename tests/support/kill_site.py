@@ -14,9 +14,10 @@ from pathlib import Path
 
 import httpx
 
+from acceptance_product import eventually
 from faulty_usagebox import FaultyUsageBox
 from kafka_servers import Broker, running_broker
-from killed_process import KilledProcess, eventually
+from killed_process import KilledProcess
 from senders import CUSTOMERS, PLENTY, SCARCE, SCARCE_STEP, Senders
 from serving import serve
 from spendgate_daemon.sandbox import create_sandbox

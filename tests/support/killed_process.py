@@ -10,20 +10,11 @@ from pathlib import Path
 
 import httpx
 
+from acceptance_product import eventually
 from redis_servers import free_port
 
 PROGRAM = Path(__file__).with_name("armed_process.py")
 START_SECONDS = 60
-
-
-def eventually(found, seconds: float, what: str):
-    deadline = time.monotonic() + seconds
-    while True:
-        result = found()
-        if result:
-            return result
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
 
 
 class KilledProcess:

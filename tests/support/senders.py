@@ -11,7 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 
-from killed_process import KilledProcess, eventually
+from acceptance_product import eventually
+from killed_process import KilledProcess
 
 SENDERS = 4
 QUANTITY_MAX = 50

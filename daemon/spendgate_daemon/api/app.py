@@ -95,7 +95,6 @@ def create_app(services: Services) -> App:
 
 async def _answer_rest(rest: Litestar, methods: _Methods, scope: ScopeDict, receive: Receive, send: Send) -> None:
     """Give litestar a request whose method exists and whose body is here."""
-    path = segmented(scope["path"], scope.get("raw_path", b""))
     method = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server leaves the body of a HEAD away
     answering = False
 
@@ -105,6 +104,7 @@ async def _answer_rest(rest: Litestar, methods: _Methods, scope: ScopeDict, rece
         await send(message)
 
     try:
+        path = segmented(scope["path"], scope.get("raw_path", b""))
         methods.check(method, path)
         body = await read_body(headers_of(scope), receive)
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -115,7 +115,7 @@ async def _answer_rest(rest: Litestar, methods: _Methods, scope: ScopeDict, rece
     except Problem as problem:
         await send_problem(send, problem)
     except TimeoutError:
-        _log.error("no answer in time", path=path)
+        _log.error("no answer in time", path=scope["path"])
         if not answering:
             await send_problem(send, unavailable("The API"))
 

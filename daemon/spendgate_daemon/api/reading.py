@@ -127,7 +127,10 @@ def read_text(field: str, value: Any, minimum: int, maximum: int) -> str:
 
 
 def segmented(path: str, raw_path: bytes) -> str:
-    """The path to route by: an encoded slash inside a segment stays inside it, for ids that have one."""
+    """The path to route by: an encoded slash inside a segment stays inside it, for ids that have one. Raises the 404 problem
+    for a path with control characters: no id has any, and PostgreSQL refuses NUL even in a question."""
+    if _NOT_IN_IDS.search(path):
+        raise not_found("ids have no control characters, and nothing is named so")
     if b"%2f" not in raw_path.lower():
         return path
     escaped = re.sub(rb"%2[fF]", b"%1F", raw_path.split(b"?", 1)[0])
@@ -135,12 +138,8 @@ def segmented(path: str, raw_path: bytes) -> str:
 
 
 def path_id(segment: str) -> str:
-    """The id that a segment of a `segmented` path names. Raises the 404 problem for text that is none: PostgreSQL refuses
-    NUL in a question, too."""
-    named = segment.replace(_SLASH, "/")
-    if _NOT_IN_IDS.search(named):
-        raise not_found("ids have no control characters, and nothing is named so")
-    return named
+    """The id that a segment of a `segmented` path names."""
+    return segment.replace(_SLASH, "/")
 
 
 def _instant(text: Any) -> datetime | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import sqlalchemy as sa
 
 from spendgate_daemon.store.database import Database
+from spendgate_daemon.store.deliveries import AGAIN
 from spendgate_daemon.store.guardrail_events import GuardrailEvent, GuardrailEvents
 from spendgate_daemon.store.page import Page, position_of
 from spendgate_daemon.store.schema import (
@@ -62,15 +63,6 @@ class Kept(msgspec.Struct, frozen=True):
     differs: bool
     drifts: bool
     compared_at_us: int
-
-
-_AGAIN: Final[dict[str, Any]] = {
-    "state": "pending",
-    "attempts": 0,
-    "next_attempt_us": 0,
-    "correction_id": None,
-    "error": "missing in UsageBox",
-}
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -150,7 +142,9 @@ class Books:
                 part = deliveries.c.position.in_(positions[start : start + 500])
                 confirmed = deliveries.c.state == "delivered"
                 update = deliveries.update().where(deliveries.c.sink == USAGE_SINK, part, confirmed)
-                moved += connection.execute(update.values(**_AGAIN)).rowcount
+                moved += connection.execute(
+                    update.values(**AGAIN, correction_id=None, error="missing in UsageBox")
+                ).rowcount
             fewer = delivered_totals.update().where(delivered_totals.c.sink == USAGE_SINK)
             connection.execute(fewer.values(number=delivered_totals.c.number - moved))
             return moved

@@ -9,13 +9,12 @@ import msgspec
 import sqlalchemy as sa
 
 from spendgate_daemon.store.database import Database
+from spendgate_daemon.store.deliveries import AGAIN
 from spendgate_daemon.store.guardrail_events import GuardrailEvent, GuardrailEvents
 from spendgate_daemon.store.page import Page
 from spendgate_daemon.store.schema import deliveries, not_taken
 from spendgate_daemon.store.sources import SINKS, SOURCES
 
-_AGAIN: dict[str, Any] = {"state": "pending", "attempts": 0, "next_attempt_us": 0}
-"""When it was first tried stays: the sink may have it since then, and has forgotten its id."""
 _DEAD = sa.and_(not_taken, deliveries.c.state == "dead")
 
 
@@ -63,7 +62,7 @@ class DeadLetters:
         if positions is not None:
             chosen = chosen.where(deliveries.c.position.in_(positions))
         with self._database.writing() as connection:
-            return connection.execute(chosen.values(**_AGAIN)).rowcount
+            return connection.execute(chosen.values(**AGAIN)).rowcount
 
     def discard(self, letter: DeadLetter, by: str, reason: str, at_us: int) -> bool:
         """The sink will never get it, which a guardrail event tells; False when it is not dead any more."""

@@ -20,6 +20,10 @@ from spendgate_daemon.store.streams import Streams, Waiting, add_delivered
 ENDS: Final = ("dead", "discarded")
 """Ends that are not the wanted one. Their rows are in the index of what is not delivered."""
 
+AGAIN: Final[dict[str, Any]] = {"state": "pending", "attempts": 0, "next_attempt_us": 0}
+"""What lets one that has reached its end be tried again. When it was first tried stays: the sink may have it since then, and
+have forgotten its id."""
+
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """`first_attempt_us` None: there was no attempt, or it was before this was noted."""

@@ -19,7 +19,7 @@ from spendgate.reasons import rfc3339
 from spendgate.record import decode_record
 from spendgate_daemon.api.auth import principal_of
 from spendgate_daemon.api.problems import RETRY_SOON, Problem, invalid, not_found
-from spendgate_daemon.api.reading import path_id, read_object, read_text
+from spendgate_daemon.api.reading import read_object, read_text
 from spendgate_daemon.api.routes.overrides import MAX_REASON
 from spendgate_daemon.api.services import Services
 from spendgate_daemon.corrections import (
@@ -43,7 +43,6 @@ def handlers(services: Services) -> list[Any]:
 
     @post("/v1/decisions/{decision_id:str}/corrections", opt={"scope": "admin"})
     async def make(request: Request[Any, Any, Any], decision_id: FromPath[str]) -> Response[dict[str, Any]]:
-        decision_id = path_id(decision_id)
         value = read_object(await request.body(), _FIELDS, "a correction")
         key = request.headers.get("idempotency-key")
         asked = _read(decision_id, value, principal_of(request).name, key)
@@ -71,7 +70,6 @@ def handlers(services: Services) -> list[Any]:
 
     @get("/v1/decisions/{decision_id:str}/corrections", opt={"scope": "read"})
     async def listed(decision_id: FromPath[str]) -> dict[str, Any]:
-        decision_id = path_id(decision_id)
         found = await asyncio.to_thread(store.decisions.get, decision_id)
         if found is None or stream_id_of(decision_id) is None:
             raise not_found(f"there is no decision {decision_id!r}; a decision is stored within a second of its answer")

@@ -13,7 +13,6 @@ from spendgate.keys import stream_id_of
 from spendgate.reasons import REASONS, rfc3339
 from spendgate.record import decode_record
 from spendgate_daemon.api.problems import not_found
-from spendgate_daemon.api.reading import path_id
 from spendgate_daemon.api.routes.corrections import correction_row
 from spendgate_daemon.api.routes.query import Query
 from spendgate_daemon.api.services import Services
@@ -45,7 +44,6 @@ def handlers(services: Services) -> list[Any]:
 
     @get("/v1/decisions/{decision_id:str}", opt={"scope": "read"})
     async def one(decision_id: FromPath[str]) -> dict[str, Any]:
-        decision_id = path_id(decision_id)
         stream_id = stream_id_of(decision_id)
         stored = await asyncio.to_thread(store.decisions.get, decision_id) if stream_id is not None else None
         policy = await asyncio.to_thread(store.policies.effective, stored.policy_digest) if stored is not None else None

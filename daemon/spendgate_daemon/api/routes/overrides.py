@@ -15,7 +15,7 @@ from spendgate.event import check_id
 from spendgate.reasons import rfc3339
 from spendgate_daemon.api.auth import principal_of
 from spendgate_daemon.api.problems import Problem, invalid, not_found
-from spendgate_daemon.api.reading import path_id, read_instant, read_object, read_text, unix_us
+from spendgate_daemon.api.reading import read_instant, read_object, read_text, unix_us
 from spendgate_daemon.api.routes.query import Query
 from spendgate_daemon.api.services import Services
 from spendgate_daemon.overrides import MAX_DAYS, MIN_REASON, begin_event, end_event, mirror_overrides
@@ -82,7 +82,6 @@ def handlers(services: Services) -> list[Any]:
 
     @delete("/v1/overrides/{override_id:str}", opt={"scope": "override"}, status_code=200)
     async def revoke(request: Request[Any, Any, Any], override_id: FromPath[str]) -> dict[str, Any]:
-        override_id = path_id(override_id)
         body = await request.body()
         value = read_object(body, frozenset({"reason"}), "a reason") if body else {}
         reason = value.get("reason")

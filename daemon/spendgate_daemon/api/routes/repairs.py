@@ -13,7 +13,6 @@ from spendgate.policy import EffectivePolicy
 from spendgate.reasons import rfc3339
 from spendgate.record import decode_record
 from spendgate_daemon.api.problems import not_found
-from spendgate_daemon.api.reading import path_id
 from spendgate_daemon.api.routes.query import Query
 from spendgate_daemon.api.services import Services
 from spendgate_daemon.hindsight import Hindsight, hindsight_of
@@ -36,7 +35,6 @@ def handlers(services: Services) -> list[Any]:
 
     @get("/v1/repairs/{decision_id:str}", opt={"scope": "read"})
     async def one(decision_id: FromPath[str]) -> dict[str, Any]:
-        decision_id = path_id(decision_id)
         stored = await asyncio.to_thread(store.decisions.get, decision_id)
         if stored is None or stored.kind != "repair":
             raise not_found(f"there is no repair {decision_id!r}")
