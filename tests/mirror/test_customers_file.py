@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from structlog.testing import capture_logs
 
 from spendgate.errors import GateUnavailable
 from spendgate.limits.check import Grant
@@ -140,6 +141,23 @@ def test_who_went_while_no_daemon_looked_is_cancelled_by_the_next_one(world, fil
     file.write(ACME)
     assert look(world, CustomersFile(file._path, world.applier)) == [0, 1, 0]
     assert statuses(world)["other"] == "cancelled"
+
+
+def test_a_file_that_turned_bad_before_the_second_look_cancels_nobody(world, file):
+    file.write(ACME + OTHER)
+    look(world, file)
+    file.write(ACME)
+    look(world, file, 1)
+    file.write("customers: [what")
+    assert look(world, file) == [0, 0, 0]
+    assert statuses(world) == {"acme": "active", "other": "active"}
+
+
+def test_a_bad_file_is_told_once(world, file):
+    file.write("customers: [what")
+    with capture_logs() as logs:
+        look(world, file)
+    assert [each["event"] for each in logs] == ["customers file refused"]
 
 
 @pytest.mark.parametrize("text", ["", "customers: {}\n", "customers: [what", ACME + "  other: {}\n", b"\xff", None])

@@ -21,6 +21,7 @@ from spendgate_daemon.relays.store_relay import CURSOR_PREFIX, USAGE_SINK, Store
 from spendgate_daemon.relays.usagebox_usage import UsageBoxUsageRelay
 from spendgate_daemon.sandbox import create_sandbox
 from spendgate_daemon.store.books import Period, Waiting
+from spendgate_daemon.store.guardrail_events import GuardrailEvent
 from spendgate_daemon.usagebox import UsageBoxUnavailable, UsageEvent
 
 OWN = "spendgate/test"
@@ -223,6 +224,33 @@ def test_what_usagebox_has_as_a_correction_is_not_sent_again(site):
     site.to_usagebox()
     (line,) = site.look().lines
     assert line.billed.raw == 107
+
+
+def test_a_lost_correction_that_was_sent_again_as_usage_is_not_missed_again(site):
+    site.decide(7)
+    site.to_store()
+    (due,) = site.store.deliveries.due(USAGE_SINK, now_us(), 10)
+    site.store.deliveries.mark(
+        USAGE_SINK, [due.position], "delivered", correction_suffix=":correction", attempted_at_us=now_us()
+    )
+    assert len(site.look(dry_run=False).repairs) == 1
+    site.to_usagebox()
+    site.decide(100)
+    site.to_usagebox()
+    site.sandbox.execute("DELETE FROM ingested WHERE quantity = 100")
+    (repair,) = site.look(dry_run=False).repairs
+    assert "1 confirmed event was" in repair.message
+
+
+def test_only_what_is_confirmed_still_is_sent_again(site):
+    """It may have got another state since it was looked for."""
+    site.decide(7)
+    site.to_store()
+    (due,) = site.store.deliveries.due(USAGE_SINK, now_us(), 10)
+    site.store.deliveries.mark(USAGE_SINK, [due.position], "dead", error="refused")
+    event = GuardrailEvent(id="again", customer_id="acme", kind="repair", at_us=1, message="sent again")
+    assert site.store.books.send_again([due.position], event) == 0
+    assert site.store.dead_letters.get(USAGE_SINK, due.position).state == "dead"
 
 
 def test_usage_that_nobody_recorded_here_under_our_name_is_drift_and_stays(site):

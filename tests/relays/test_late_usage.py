@@ -401,6 +401,29 @@ def test_a_whole_batch_that_is_refused_holds_up_nobody_else(decide, store, run, 
     assert box.taken[-1].quantity == 4
 
 
+def test_the_refused_wait_while_the_others_pass(decide, store, run, clock):
+    """One of the others shows that they are taken; the rest of them are the next batch."""
+    decide(*[1] * 60)
+    decide(1, 2, 3, customer="other")
+    box = Picky("other")
+    relay = UsageBoxUsageRelay(store, box, "spendgate/test", clock, Batching(50, 0))
+    run(relay.run_once())
+    assert [event.quantity for event in box.taken] == [1]
+    run(relay.run_once())
+    assert sorted(event.quantity for event in box.taken) == [1, 2, 3]
+
+
+def test_what_shows_whether_others_are_taken_was_never_tried(decide, store, run, clock):
+    """What was tried may have to be looked up first."""
+    decide(*[1] * 60)
+    decide(7, 8, customer="other")
+    [tried, _] = store.deliveries.waiting(USAGE_SINK, 100)[60:]
+    store.deliveries.mark(USAGE_SINK, [tried.position], "attempted", attempted_at_us=1)
+    box = Picky("other")
+    run(UsageBoxUsageRelay(store, box, "spendgate/test", clock, Batching(50, 0)).run_once())
+    assert [event.quantity for event in box.taken] == [8]
+
+
 def test_while_nobody_is_taken_nobody_dies(decide, store, run, clock):
     """The fault is not an event's then."""
     decide(*[1] * 60)
