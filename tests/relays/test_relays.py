@@ -26,7 +26,7 @@ from spendgate_daemon.sandbox import create_sandbox
 from spendgate_daemon.store.customers import Customer
 from spendgate_daemon.store.overrides import StoredOverride
 from spendgate_daemon.store.schema import metadata
-from spendgate_daemon.usagebox import BatchResult, UsageBox, UsageBoxUnavailable
+from spendgate_daemon.usagebox import BatchResult, UsageBox, UsageBoxRefused, UsageBoxUnavailable
 
 
 def now_us() -> int:
@@ -232,21 +232,35 @@ def test_policy_events_are_coalesced_to_where_the_customer_stands(store, house, 
     assert drain(run, UsageBoxPolicyRelay(store, Box(), later)) == 1
 
 
-@pytest.mark.parametrize(("dialect", "delivered"), [("usagedb", 1), ("hosted", 0)])
-def test_a_usagebox_without_policies_is_nobody_to_tell(store, house, run, control, tmp_path, dialect, delivered):
-    """One that has them and doesn't know the customer is."""
+def test_a_usagebox_without_policies_is_nobody_to_tell(store, house, run, control, tmp_path):
     house.contract(policy_of(quota(10)))
     house.decide(10)
     drain(run, StoreRelay(control, store))
-    with serve(create_sandbox(tmp_path / "book.sqlite", key=None, dialect=dialect)) as url:
+    with serve(create_sandbox(tmp_path / "book.sqlite", key=None, dialect="usagedb")) as url:
 
         async def told():
             async with UsageBox(url, None) as box:
                 return await UsageBoxPolicyRelay(store, box, now_us).run_once()
 
-        assert run(told()) == delivered
+        assert run(told()) == 1
     (sink,) = (each for each in store.deliveries.sinks() if each.sink == POLICY_SINK)
-    assert (sink.delivered, sink.attempted, sink.dead) == (delivered, 1 - delivered, 0)
+    assert (sink.delivered, sink.attempted, sink.dead) == (1, 0, 0)
+
+
+def test_one_that_has_policies_and_not_the_customer_is(store, house, run, control):
+    class Box:
+        async def raise_flag(self, *_arguments, **_fields):
+            raise UsageBoxRefused("404 no such customer", 404)
+
+        async def policies(self, _updated_since):
+            return [], "0"
+
+    house.contract(policy_of(quota(10)))
+    house.decide(10)
+    drain(run, StoreRelay(control, store))
+    assert run(UsageBoxPolicyRelay(store, Box(), now_us).run_once()) == 0
+    (sink,) = (each for each in store.deliveries.sinks() if each.sink == POLICY_SINK)
+    assert (sink.delivered, sink.attempted) == (0, 1)
 
 
 def customer_row(customer_id="acme") -> Customer:
